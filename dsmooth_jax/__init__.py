@@ -1,0 +1,77 @@
+"""Certified robustness against patch attacks by (de)randomized smoothing, in JAX.
+
+Given an image and a patch size, `certify` proves that no patch of that size, anywhere in
+the image, with any content, changes the prediction. The method is Levine & Feizi, NeurIPS
+2020 (arXiv:2002.10733): a base classifier sees the image many times, each time all but a
+small window hidden (an *ablation*), and the class with most votes is predicted. A patch
+touches few of the windows, so it can change few of the votes.
+
+    images [N,H,W,C] -> ablated images -> scores [N,P,K] -> votes [N,P,K]
+               patch -> touched [L,P]  -> certificate [N] -> accuracy
+
+Letters, the same everywhere (the paper's in brackets): N, B images; H, W, C height, width,
+channels; P ablations of an image; K classes; L distinct touched sets; ``width``,
+``height`` of a kept window [s]; ``Patch(height, width)`` [m]; ``threshold`` [theta];
+``max_touched`` [Delta]. Pixels everywhere; scores and images are in [0, 1].
+"""
+
+from dsmooth_jax.ablation import (
+    Ablation,
+    Blocks,
+    Columns,
+    MultiBlocks,
+    MultiColumns,
+    Rows,
+)
+from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
+from dsmooth_jax.checkpoint import CheckpointError
+from dsmooth_jax.evaluation import (
+    Accuracy,
+    Evaluation,
+    base_accuracy,
+    choose_threshold,
+    evaluate,
+)
+from dsmooth_jax.masking import ablate, crop, random_ablate
+from dsmooth_jax.scoring import masked_scores, score
+from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
+from dsmooth_jax.store import ScoreStore, StoreError, open_scores, save_scores
+from dsmooth_jax.threat import Patch, max_touched, placements, touched
+from dsmooth_jax.voting import threshold_votes, top_one_votes
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ablation",
+    "Accuracy",
+    "Blocks",
+    "Certificate",
+    "CheckpointError",
+    "Columns",
+    "Evaluation",
+    "MultiBlocks",
+    "MultiColumns",
+    "Patch",
+    "Rows",
+    "ScoreStore",
+    "SmoothedClassifier",
+    "StoreError",
+    "ablate",
+    "base_accuracy",
+    "certify",
+    "choose_threshold",
+    "crop",
+    "evaluate",
+    "largest_certified_patch",
+    "load_smoothed",
+    "masked_scores",
+    "max_touched",
+    "open_scores",
+    "placements",
+    "random_ablate",
+    "save_scores",
+    "score",
+    "threshold_votes",
+    "top_one_votes",
+    "touched",
+]

@@ -1,0 +1,204 @@
+"""From an NNX module to plain functions, and from those to a base classifier.
+
+This is the only file in which a Flax module meets arrays: `network` turns a module
+into functions of nested dicts, and everything that trains, scores or saves a model
+sees those functions alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Key
+
+from dsmooth_jax import masking, scoring
+from dsmooth_jax.ablation import Ablation
+
+Variables = dict[str, Any]
+"""{"params": {...}, "batch_stats": {...}}: nested dicts of arrays, nothing of Flax.
+"batch_stats" is {} for a network without batch normalisation."""
+
+Logits = Float[Array, "M K"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A neural network as pure functions of its variables.
+
+    Attributes:
+      init: key -> variables. Compiled, without optimisation (the random numbers are
+        the same and compile 4 times faster). XLA takes such options for outermost
+        functions only: call it outside `jax.jit`; `jax.eval_shape` is fine.
+      logits: (variables, inputs [M, ...]) -> [M, K], in evaluation mode: the running
+        batch statistics are used and no input sees another.
+      train_logits: (variables, inputs [M, ...]) -> (logits [M, K], batch_stats), in
+        training mode: the statistics of these inputs are used, and the running ones,
+        updated, are returned in the form of `variables["batch_stats"]`.
+
+    The last two can be traced (jit, grad, vmap) and raise ValueError for variables
+    that are not this network's.
+    """
+
+    init: Callable[[Array], Variables]
+    logits: Callable[[Variables, Array], Array]
+    train_logits: Callable[[Variables, Array], tuple[Array, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class BaseClassifier:
+    """What training and certification need to know of a model, whatever it is made of.
+
+    Attributes:
+      init: key -> variables (outside `jax.jit`, see `Network`).
+      train_logits: (variables, images [B, H, W, C] float32 in [0, 1], key) ->
+        (logits [B, n, K], batch_stats): the logits of n random ablations of each
+        image, and the updated batch statistics.
+      scores_fn: variables -> a function of images [B, H, W, C] that returns the
+        softmax scores [B, P, K] of every ablation, in evaluation mode.
+    """
+
+    init: Callable[[Array], Variables]
+    train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    scores_fn: Callable[[Variables], Callable[[Array], Array]]
+
+
+def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+    """Turns an NNX module into a `Network`.
+
+    Args:
+      make: builds the module, which maps inputs [M, ...] to logits [M, K]. Its
+        variables must be `nnx.Param` and `nnx.BatchStat` (so no `nnx.Dropout`, which
+        carries random state).
+
+    Returns:
+      The network. No array is allocated before `init` is called.
+
+    Raises:
+      ValueError: the module has other kinds of variables.
+    """
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    abstract = _variables(module)
+    module.train()
+    train_graph = nnx.graphdef(module)
+    module.eval()
+    eval_graph = nnx.graphdef(module)
+
+    def merge(graph: Any, variables: Variables) -> Any:
+        # nnx.merge pairs leaves by order and looks neither at names nor at shapes.
+        _check_variables(variables, abstract)
+        return nnx.merge(graph, variables["params"], variables["batch_stats"])
+
+    def init(key: Key[Array, ""]) -> Variables:
+        return _variables(make(nnx.Rngs(key)))
+
+    def logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
+        return merge(eval_graph, variables)(inputs)
+
+    def train_logits(
+        variables: Variables, inputs: Float[Array, "M ..."]
+    ) -> tuple[Logits, dict[str, Any]]:
+        module = merge(train_graph, variables)
+        outputs = module(inputs)
+        return outputs, _variables(module)["batch_stats"]
+
+    options = {"xla_backend_optimization_level": 0}
+    return Network(jax.jit(init, compiler_options=options), logits, train_logits)
+
+
+def masked_classifier(
+    network: Network, ablation: Ablation, *, chunk_size: int
+) -> BaseClassifier:
+    """The paper's base classifier: full-size images, NULL where hidden.
+
+    Trains on one random ablation per image (n = 1; the paper draws one per batch) and
+    scores all P with P passes.
+
+    Args:
+      network: maps NULL-encoded images [M, H, W, 2C] to logits [M, K].
+      ablation: what is kept of an image.
+      chunk_size: ablations of each image scored at a time; bounds memory, see
+        `scoring.masked_scores`.
+    """
+
+    def train_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B 1 K"], dict[str, Any]]:
+        ablated = masking.random_ablate(key, images, ablation)
+        logits, batch_stats = network.train_logits(variables, ablated)
+        return logits[:, None, :], batch_stats
+
+    # One function for all variables, and these as its arguments: scoring compiles once,
+    # however often the weights change.
+    def scores(
+        variables: Variables, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        logits_fn = Partial(network.logits, variables)
+        return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)(images)
+
+    def scores_fn(variables: Variables) -> Callable[[Array], Array]:
+        return Partial(scores, variables)
+
+    return BaseClassifier(network.init, train_logits, scores_fn)
+
+
+def check_task(image_shape: Sequence[int], num_classes: int) -> None:
+    """Refuses, with a ValueError, what no network can be built for.
+
+    Args:
+      image_shape: must be (H, W, C), all >= 1.
+      num_classes: must be >= 2.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(
+            f"image_shape={image_shape!r} must be (height, width, channels), all >= 1"
+        )
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} must be >= 2")
+
+
+def _variables(module: nnx.Module) -> Variables:
+    """The module's variables as plain dicts; ValueError for any other kind."""
+    _, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    params, batch_stats, others = states
+    if others:
+        raise ValueError(
+            f"the module has variables at {list(nnx.to_flat_state(others).paths)}; "
+            "only nnx.Param and nnx.BatchStat can be carried (nnx.Dropout has others)"
+        )
+    return {
+        "params": nnx.to_pure_dict(params),
+        "batch_stats": nnx.to_pure_dict(batch_stats),
+    }
+
+
+def _check_variables(variables: Variables, expected: Variables) -> None:
+    """Raises ValueError at the first name, shape or dtype that differs."""
+    given, wanted = _leaves(variables), _leaves(expected)
+    for path in [*wanted, *given]:
+        if given.get(path) != wanted.get(path):
+            raise ValueError(
+                f"variables{path} is {given.get(path, 'missing')}, but in the network "
+                f"it is {wanted.get(path, 'missing')}: these variables belong to "
+                "another model; build the network they were made for"
+            )
+    form: Any = jax.tree.structure(expected)  # Any: jaxlib does not type its operators
+    if form != jax.tree.structure(variables):
+        raise ValueError(
+            "variables must be plain nested dicts with exactly the keys 'params' and "
+            "'batch_stats' ({} where there is none), as `init` returns them"
+        )
+
+
+def _leaves(variables: Any) -> dict[str, str]:
+    """Where each array is and what it looks like: {"['params']['a']": "float32[3]"}."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {
+        jax.tree_util.keystr(path): (
+            f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
+        )
+        for path, leaf in leaves
+    }

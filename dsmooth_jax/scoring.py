@@ -1,0 +1,181 @@
+"""Scores of every ablation of every image, for any base classifier.
+
+A base classifier is a function ``scores_fn(images [B, H, W, C]) -> scores [B, P, K]``:
+float32 images in [0, 1] to the softmax of each ablation. The contract on which every
+certificate rests: the score of ablation p depends on no pixel that p hides, on no other
+image and not on the batch size. `masked_scores` makes a base classifier of any image
+classifier; `score` runs one over many images. This module knows no labels.
+
+A function that closes over its weights works, but JAX compiles them into the program as
+constants. ``jax.tree_util.Partial(fn, weights)`` makes them arguments: the same result,
+and a large model compiles as fast as a small one. Functions made here are such Partials.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.masking import ablate_at, check_images, to_unit
+from dsmooth_jax.types import Scores
+
+ScoresFn = Callable[[Array], Array]
+"""float32 images [B, H, W, C] -> scores [B, P, K]; pure and traceable."""
+
+MATMUL_PRECISION = "highest"
+"""Scores are computed in full float32; accelerators would default to less."""
+
+
+def masked_scores(
+    logits_fn: Callable[[Array], Array], ablation: Ablation, *, chunk_size: int = 8
+) -> ScoresFn:
+    """Makes a base classifier of any classifier of NULL-encoded images.
+
+    Args:
+      logits_fn: [M, H, W, 2C] -> [M, K], any JAX function; row m of its result must depend
+        on row m of its argument only (so: batch statistics fixed).
+      ablation: the ablation.
+      chunk_size: ablations of each image run at a time. It bounds memory and changes no
+        score beyond float rounding.
+
+    Returns:
+      A scores_fn: images [B, H, W, C] -> scores [B, P, K].
+
+    Raises:
+      ValueError: chunk_size < 1.
+
+    Guarantee:
+      Ablated images are selected, not multiplied, so score p depends on no pixel that
+      ablation p hides, for every logits_fn that keeps to the above.
+    """
+    _check_positive("chunk_size", chunk_size)
+    return Partial(_MaskedScores(ablation, chunk_size), _as_partial(logits_fn))
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskedScores:
+    """The static half of `masked_scores`; equal values share one compilation."""
+
+    ablation: Ablation
+    chunk_size: int
+
+    def __call__(
+        self, logits_fn: Partial, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        batch = len(images)
+        num_ablations = self.ablation.num_ablations(images.shape[1:3])
+        size = min(self.chunk_size, num_ablations)
+        num_chunks = -(-num_ablations // size)
+        # The last chunk is filled up by repeating ablations, which are cut off again.
+        index = jnp.arange(num_chunks * size) % num_ablations
+
+        def chunk_scores(chunk):  # [size] -> [B, size, K]
+            inputs = ablate_at(images, self.ablation, chunk)
+            logits = logits_fn(inputs.reshape(-1, *inputs.shape[2:]))
+            _check_logits(logits, batch * size)
+            return softmax(logits).reshape(batch, size, -1)
+
+        chunks = jax.lax.map(chunk_scores, index.reshape(num_chunks, size))
+        scores = jnp.moveaxis(chunks, 0, 1)  # [B, num_chunks, size, K]
+        return scores.reshape(batch, num_chunks * size, -1)[:, :num_ablations]
+
+
+def softmax(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
+    """The softmax in float32, never above 1 (rounding could put it there)."""
+    return jnp.minimum(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), 1)
+
+
+def score(
+    scores_fn: ScoresFn, images: Array | np.ndarray, *, batch_size: int = 32
+) -> Scores:
+    """Scores every ablation of every image.
+
+    Batches are padded to one size and dealt over all local devices; the function is
+    compiled once for each (scores_fn, image shape, batch size), also across calls.
+
+    Args:
+      scores_fn: the base classifier; reuse one function object to reuse its compilation.
+      images: [N, H, W, C], floating in [0, 1] or uint8. N = 0 works.
+      batch_size: images at a time, rounded up to a multiple of the device count. It only
+        runs faster or slower.
+
+    Returns:
+      NumPy float32 [N, P, K].
+
+    Raises:
+      TypeError, ValueError: images or batch_size are not as above, or scores_fn does not
+        return [B, P, K].
+
+    Guarantee:
+      What is certified is this function as executed, at full float32 precision. Padding,
+      neighbours and batch_size change an image's scores by float rounding at most (about
+      1e-6; votes within that of the threshold may differ).
+    """
+    images = check_images(images)
+    _check_positive("batch_size", batch_size)
+    num_devices = jax.local_device_count()
+    batch_size = -(-batch_size // num_devices) * num_devices
+    batch_shape = (batch_size, *images.shape[1:])
+    num_images = len(images)
+    run = functools.partial(_score_batch, _as_partial(scores_fn))
+    shape = jax.eval_shape(run, jax.ShapeDtypeStruct(batch_shape, images.dtype)).shape
+    if len(shape) != 3 or shape[0] != batch_size or shape[1] < 1 or shape[2] < 2:
+        raise ValueError(
+            f"scores_fn returned shape {shape} for {batch_size} images; it must be "
+            "[B, P, K] with K >= 2"
+        )
+    scores = np.empty((num_images, *shape[1:]), np.float32)
+    for start in range(0, num_images, batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        count = len(batch)
+        padding = [(0, batch_size - count)] + [(0, 0)] * 3
+        scores[start : start + count] = run(np.pad(batch, padding))[:count]
+    return scores
+
+
+@jax.jit
+def _score_batch(scores_fn: Partial, batch: Array) -> Array:
+    """One padded batch, each device its share, without communication."""
+    mesh = jax.make_mesh(
+        (jax.local_device_count(),),
+        ("batch",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.local_devices(),
+    )
+    shares = PartitionSpec("batch")
+
+    def share(scores_fn, images):
+        with jax.default_matmul_precision(MATMUL_PRECISION):
+            return scores_fn(to_unit(images)).astype(jnp.float32)
+
+    return jax.shard_map(
+        share, mesh=mesh, in_specs=(PartitionSpec(), shares), out_specs=shares
+    )(scores_fn, batch)
+
+
+def _as_partial(fn: Callable) -> Partial:
+    """The function as a PyTree: its bound arrays are leaves, the rest is static."""
+    return fn if isinstance(fn, Partial) else Partial(fn)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}={value!r} must be an integer")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be >= 1")
+
+
+def _check_logits(logits: Array, num_inputs: int) -> None:
+    if logits.ndim != 2 or logits.shape[0] != num_inputs or logits.shape[1] < 2:
+        raise ValueError(
+            f"logits_fn returned shape {logits.shape} for {num_inputs} ablated images; "
+            f"it must be [{num_inputs}, K] with K >= 2 classes"
+        )

@@ -1,0 +1,321 @@
+"""Scores on disk, with what made them: the one costly thing, computed once.
+
+A store is a folder of plain files that any tool opens:
+
+    manifest.json       what made the scores, their shape, and a checksum of each shard
+    labels.npy          int64 [N]
+    ids.npy             str [N]
+    scores-00000.npy    float32 [n, P, K], images 0..n-1; then the next shard
+
+A shard is written beside its place, synced, renamed, and then entered into the manifest,
+itself replaced in one step. So a writer that is killed leaves whole shards only, and the
+same command goes on with the first one that is missing.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dsmooth_jax.ablation import Ablation, ablation_from_json, ablation_to_json
+from dsmooth_jax.evaluation import check_labels
+from dsmooth_jax.provenance import describe_difference
+from dsmooth_jax.types import ImageShape
+from dsmooth_jax.voting import check_scores
+
+FORMAT = 1
+SHARD_SIZE = 128
+"""Images in a shard where nothing else is asked for."""
+
+PathLike = str | os.PathLike[str]
+
+
+class StoreError(ValueError):
+    """A store that is missing, unfinished, damaged, or made under other settings."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreStore:
+    """Scores [N, P, K] on disk, read a shard at a time.
+
+    Attributes:
+      path: the folder.
+      ablation: what the P ablations keep.
+      image_shape: (H, W, C).
+      num_classes: K.
+      labels: int64 [N].
+      ids: str [N].
+      made_by: plain JSON: model, data, device, precision, versions, ...
+      shard_size: images in each shard but the last.
+      checksums: sha256 of each finished shard's file, by its number.
+    """
+
+    path: pathlib.Path
+    ablation: Ablation
+    image_shape: ImageShape
+    num_classes: int
+    labels: np.ndarray
+    ids: np.ndarray
+    made_by: dict[str, Any]
+    shard_size: int
+    checksums: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W), pixels."""
+        return self.image_shape[:2]
+
+    @property
+    def num_shards(self) -> int:
+        """Shards when finished."""
+        return -(-len(self) // self.shard_size)
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there yet."""
+        return [i for i in range(self.num_shards) if i not in self.checksums]
+
+    def span(self, shard: int) -> slice:
+        """The images of a shard."""
+        start = shard * self.shard_size
+        return slice(start, min(start + self.shard_size, len(self)))
+
+    def read(self, shard: int) -> np.ndarray:
+        """Reads one shard, float32 [n, P, K], after checking its checksum.
+
+        Raises:
+          StoreError: it is missing, or is not what was written.
+        """
+        path = self.path / _shard_name(shard)
+        if shard not in self.checksums or not path.exists():
+            raise StoreError(f"{path} is missing; run the command that made it again")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.checksums[shard]:
+            raise StoreError(
+                f"{path} is not what was written (its checksum differs); delete it and "
+                "run the command that made it again"
+            )
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Reads shard by shard: (which images, their scores)."""
+        for shard in range(self.num_shards):
+            yield self.span(shard), self.read(shard)
+
+    def read_all(self) -> np.ndarray:
+        """Reads all scores, float32 [N, P, K], into memory."""
+        num_ablations = self.ablation.num_ablations(self.image_size)
+        scores = np.empty((len(self), num_ablations, self.num_classes), np.float32)
+        for span, part in self:
+            scores[span] = part
+        return scores
+
+
+def open_scores(path: PathLike) -> ScoreStore:
+    """Opens a finished store.
+
+    Args:
+      path: the folder that certify.py or `save_scores` wrote.
+
+    Returns:
+      The store. Scores are read, and their checksums verified, when asked for.
+
+    Raises:
+      StoreError: there is no store, it is unfinished, or its manifest is damaged.
+    """
+    store = _open(pathlib.Path(path))
+    if store.missing:
+        raise StoreError(
+            f"{path} is unfinished, {len(store.missing)} of {store.num_shards} shards are "
+            "missing; run the command that made it again, it goes on where it was"
+        )
+    return store
+
+
+def save_scores(
+    path: PathLike,
+    scores: ArrayLike,
+    *,
+    ablation: Ablation,
+    image_shape: ImageShape,
+    labels: ArrayLike,
+    ids: ArrayLike | None = None,
+    made_by: Mapping[str, Any] | None = None,
+) -> ScoreStore:
+    """Writes scores computed by any framework into a new store.
+
+    Args:
+      path: a folder that does not exist yet.
+      scores: floating [N, P, K], softmax scores in [0, 1]; stored as float32.
+      ablation: what the P ablations keep, in `keep_masks` order.
+      image_shape: (H, W, C).
+      labels: integers [N], 0..K-1.
+      ids: str [N]; 0, 1, 2, ... where not given.
+      made_by: plain JSON that says where the scores come from.
+
+    Returns:
+      The finished store, as `open_scores` would.
+
+    Raises:
+      TypeError, ValueError: arrays that do not fit each other or the ablation.
+      StoreError: the folder holds another store.
+    """
+    checked = check_scores(scores).astype(np.float32)
+    num_ablations = ablation.num_ablations(image_shape[:2])
+    if checked.shape[1] != num_ablations:
+        raise ValueError(
+            f"scores have {checked.shape[1]} ablations; {ablation} has {num_ablations} "
+            f"on an image of {tuple(image_shape[:2])}"
+        )
+    store = create_store(
+        path,
+        ablation=ablation,
+        image_shape=image_shape,
+        num_classes=checked.shape[2],
+        labels=labels,
+        ids=np.arange(len(checked)).astype(str) if ids is None else ids,
+        made_by=made_by or {},
+    )
+    for shard in store.missing:
+        store = write_shard(store, shard, checked[store.span(shard)])
+    return store
+
+
+def create_store(
+    path: PathLike,
+    *,
+    ablation: Ablation,
+    image_shape: ImageShape,
+    num_classes: int,
+    labels: ArrayLike,
+    ids: ArrayLike,
+    made_by: Mapping[str, Any],
+    shard_size: int = SHARD_SIZE,
+) -> ScoreStore:
+    """Begins a store, or takes up one that was begun under the same settings.
+
+    Raises:
+      StoreError: the folder holds a store made under other settings (the difference is
+        named), or something else.
+    """
+    path = pathlib.Path(path)
+    ids = np.asarray(ids).astype(str)
+    labels = check_labels(labels, len(ids), num_classes).astype(np.int64)
+    wanted = ScoreStore(
+        path=path,
+        ablation=ablation,
+        image_shape=tuple(image_shape),
+        num_classes=num_classes,
+        labels=labels,
+        ids=ids,
+        made_by=json.loads(json.dumps(made_by)),
+        shard_size=shard_size,
+        checksums={},
+    )
+    if (path / "manifest.json").exists():
+        found = _open(path)
+        begun = dataclasses.replace(found, checksums={})
+        if difference := describe_difference(_manifest(begun), _manifest(wanted)):
+            raise StoreError(
+                f"{path} holds scores made under other settings ({difference}); write "
+                "elsewhere, or delete that folder first"
+            )
+        return found
+    path.mkdir(parents=True, exist_ok=True)
+    _write(path / "labels.npy", _npy(labels))
+    _write(path / "ids.npy", _npy(ids))
+    _write_manifest(wanted)
+    return wanted
+
+
+def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore:
+    """Writes one shard and returns the store that has it."""
+    content = _npy(np.ascontiguousarray(scores, np.float32))
+    _write(store.path / _shard_name(shard), content)
+    checksums = {**store.checksums, shard: hashlib.sha256(content).hexdigest()}
+    grown = dataclasses.replace(store, checksums=checksums)
+    _write_manifest(grown)
+    return grown
+
+
+def _open(path: pathlib.Path) -> ScoreStore:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path} is no store of scores, it has no manifest.json") from None
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}/manifest.json is damaged: {error}") from None
+    if manifest.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+        )
+    labels = np.load(path / "labels.npy", allow_pickle=False)
+    ids = np.load(path / "ids.npy", allow_pickle=False)
+    if (_digest(labels), _digest(ids)) != (manifest["labels"], manifest["ids"]):
+        raise StoreError(f"{path}: labels.npy or ids.npy is not what was written")
+    return ScoreStore(
+        path=path,
+        ablation=ablation_from_json(manifest["ablation"]),
+        image_shape=tuple(manifest["image_shape"]),
+        num_classes=manifest["num_classes"],
+        labels=labels,
+        ids=ids,
+        made_by=manifest["made_by"],
+        shard_size=manifest["shard_size"],
+        checksums={int(k): v for k, v in manifest["checksums"].items()},
+    )
+
+
+def _manifest(store: ScoreStore) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "num_images": len(store),
+        "image_shape": list(store.image_shape),
+        "num_classes": store.num_classes,
+        "ablation": ablation_to_json(store.ablation),
+        "labels": _digest(store.labels),
+        "ids": _digest(store.ids),
+        "made_by": store.made_by,
+        "shard_size": store.shard_size,
+        "checksums": {str(k): v for k, v in sorted(store.checksums.items())},
+    }
+
+
+def _shard_name(shard: int) -> str:
+    return f"scores-{shard:05d}.npy"
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(_npy(array)).hexdigest()
+
+
+def _write_manifest(store: ScoreStore) -> None:
+    _write(
+        store.path / "manifest.json", json.dumps(_manifest(store), indent=2).encode()
+    )
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

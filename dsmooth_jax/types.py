@@ -1,0 +1,41 @@
+"""What each array is: one alias for each array that crosses a module's border.
+
+Axis letters, here and in every docstring (the paper's letter in brackets):
+
+    N, B     images; images in a batch
+    H, W, C  image height, width (pixels), channels
+    P        ablations of an image
+    K        classes, at least 2
+    L        distinct touched sets: placements that touch the same ablations count once
+    D        placements of a patch along one axis
+    R, S     window positions along the height, along the width
+    k        windows that one ablation keeps
+
+Arguments that a function validates itself are annotated ``ArrayLike``: the function's
+own error, which names the remedy, comes before any shape checker's.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64
+
+ImageSize: TypeAlias = tuple[int, int]  # (H, W), pixels
+ImageShape: TypeAlias = tuple[int, int, int]  # (H, W, C)
+
+KeepMasks: TypeAlias = Bool[np.ndarray, "P H W"]  # True where ablation p shows a pixel
+Starts: TypeAlias = Int64[np.ndarray, "P 2"]  # first kept (row, column) of each window
+RowMasks: TypeAlias = Bool[np.ndarray, "R H"]  # True where window row r keeps a row
+ColumnMasks: TypeAlias = Bool[np.ndarray, "S W"]
+Choices: TypeAlias = Int64[np.ndarray, "P k"]  # which windows each ablation keeps
+
+Touched: TypeAlias = Bool[np.ndarray, "L P"]  # True where the patch meets the window
+PlacementRows: TypeAlias = Int64[np.ndarray, "Dh Dw"]  # row of Touched, per placement
+
+Scores: TypeAlias = Float32[np.ndarray, "N P K"]  # softmax of the base classifier
+AnyScores: TypeAlias = Float[np.ndarray, "N P K"]
+Votes: TypeAlias = Bool[np.ndarray, "N P K"]
+Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
+PerImage: TypeAlias = Int64[np.ndarray, " N"]
+PerImageFlag: TypeAlias = Bool[np.ndarray, " N"]
+PerClass: TypeAlias = Int64[np.ndarray, "N K"]
