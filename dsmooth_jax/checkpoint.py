@@ -162,27 +162,17 @@ def latest_step(directory: str | Path) -> int | None:
     return max(_steps(Path(directory)), default=None)
 
 
-def describe_difference(saved: dict, wanted: dict) -> str:
-    """What differs between two JSON dicts, to refuse a resume under another config.
+def fingerprint(directory: str | Path, *, step: int | None = None) -> str:
+    """The checksum of a checkpoint's arrays: equal for equal variables.
 
     Args:
-      saved: What a checkpoint was saved with.
-      wanted: What is asked for now. A tuple equals a list of the same values.
+      directory: The run's checkpoint directory.
+      step: Which step; None is the newest.
 
-    Returns:
-      A line per differing key, dotted paths in alphabetical order; "" when equal.
-
-    >>> describe_difference({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}})
-    'train.lr: saved 0.1, wanted 0.2'
+    Raises:
+      CheckpointError: as `read_metadata`.
     """
-    old, new = _flatten_json(saved), _flatten_json(wanted)
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        was = json.dumps(old[key]) if key in old else "nothing"
-        now = json.dumps(new[key]) if key in new else "nothing"
-        if key not in old or key not in new or old[key] != new[key]:
-            lines.append(f"{key}: saved {was}, wanted {now}")
-    return "\n".join(lines)
+    return _read_record(_step_path(directory, step))["arrays_sha256"]
 
 
 def _orbax() -> Any:
@@ -341,17 +331,3 @@ def _check_json(value: Any, path: str) -> None:
         )
     elif type(value) is float and not math.isfinite(value):
         raise ValueError(f"{path}={value!r} must be finite")
-
-
-def _flatten_json(value: Any, path: str = "") -> dict[str, Any]:
-    """{dotted path: value}; an empty dict is a value of its own."""
-    if isinstance(value, dict) and (value or not path):
-        flat: dict[str, Any] = {}
-        for key, child in value.items():
-            flat |= _flatten_json(child, f"{path}.{key}" if path else str(key))
-        return flat
-    return {path: _lists(value)}
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(v) for v in value] if isinstance(value, list | tuple) else value

@@ -17,7 +17,7 @@ from dsmooth_jax.ablation import Ablation, SingleWindow
 from dsmooth_jax.types import ImageSize
 
 
-def ablate(images: Array | np.ndarray, ablation: Ablation) -> Float[Array, "B P H W 2C"]:
+def ablate(images: Array | np.ndarray, ablation: Ablation) -> Float[Array, "B P H W C2"]:
     """Hides all but the window, for every image and every ablation.
 
     For looking at and for small images: the result holds P copies of every image.
@@ -44,7 +44,7 @@ def ablate(images: Array | np.ndarray, ablation: Ablation) -> Float[Array, "B P 
 
 def ablate_at(
     images: Float[Array, "B H W C"], ablation: Ablation, index: Int[Array, " M"]
-) -> Float[Array, "B M H W 2C"]:
+) -> Float[Array, "B M H W C2"]:
     """As `ablate`, for the ablations of these numbers only; checks nothing.
 
     Args:
@@ -59,7 +59,7 @@ def ablate_at(
 
 def crop(
     images: Array | np.ndarray, ablation: SingleWindow
-) -> Float[Array, "B P h w 2C"]:
+) -> Float[Array, "B P h w C2"]:
     """Cuts out the window that each ablation keeps, wrapping around the image's edges.
 
     Args:
@@ -83,7 +83,7 @@ def crop(
 
 def crop_at(
     images: Float[Array, "B H W C"], ablation: SingleWindow, starts: Int[Array, "M 2"]
-) -> Float[Array, "B M h w 2C"]:
+) -> Float[Array, "B M h w C2"]:
     """As `crop`, for windows that start at these (row, column); checks nothing."""
     height, width = images.shape[1:3]
     h, w = ablation.window_shape((height, width))
@@ -98,7 +98,7 @@ def crop_at(
 
 def random_ablate(
     key: Key[Array, ""], images: Array | np.ndarray, ablation: Ablation
-) -> Float[Array, "B H W 2C"]:
+) -> Float[Array, "B H W C2"]:
     """Draws one ablation for each image, uniformly: the input of training.
 
     Args:
@@ -120,7 +120,7 @@ def random_ablate(
     return jax.vmap(lambda image, p: _hide(image, keep_mask(p)))(to_unit(checked), drawn)
 
 
-def encode(pixels: Float[Array, "*shape C"]) -> Float[Array, "*shape 2C"]:
+def encode(pixels: Float[Array, "*shape C"]) -> Float[Array, "*shape 2*C"]:
     """Encodes visible pixels x in [0, 1] as (x, 1 - x), along the channels."""
     return jnp.concatenate([pixels, 1 - pixels], axis=-1)
 
@@ -186,5 +186,5 @@ def _keep_mask_fn(ablation: Ablation, image_size: ImageSize):
     return keep_mask
 
 
-def _hide(image: Float[Array, "H W C"], keep: Array) -> Float[Array, "H W 2C"]:
+def _hide(image: Float[Array, "H W C"], keep: Array) -> Float[Array, "H W C2"]:
     return jnp.where(keep[:, :, None], encode(image), jnp.float32(0))

@@ -1,6 +1,8 @@
 """What every test runs under: shapes checked, JAX strict, examples the same each time."""
 
-import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -19,8 +21,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 settings.register_profile("dsmooth_jax", deadline=None, derandomize=True)
 settings.load_profile("dsmooth_jax")
 
-# Subprocesses (the scripts) find the package as a user at the repository's root does.
-os.environ.setdefault("PYTHONPATH", os.getcwd())
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -29,3 +30,31 @@ def without_shape_checks():
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Runs a script as a user would, from the repository's root."""
+
+    def run(*arguments, is_ok=True):
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke_run(run_script, tmp_path_factory):
+    """A workdir that train.py made in seconds, from real images."""
+    workdir = tmp_path_factory.mktemp("runs") / "smoke"
+    run_script(
+        "train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={workdir}"
+    )
+    return workdir

@@ -43,9 +43,14 @@ class Stack(nnx.Module):
         return x
 
 
-def _inputs(num, seed=0, shape=IMAGE_SHAPE):
-    height, width, channels = shape
-    return jax.random.uniform(jax.random.key(seed), (num, height, width, 2 * channels))
+def _images(num, channels=3):
+    """float32 [num, 8, 8, channels] in [0, 1)."""
+    return np.random.default_rng(0).random((num, 8, 8, channels), np.float32)
+
+
+def _inputs(num):
+    """As many inputs of a network, which have twice the channels."""
+    return jnp.asarray(_images(num, 6))
 
 
 def _jit(fn):
@@ -199,12 +204,13 @@ def test_modes_agree_where_the_running_statistics_are_the_batchs(tiny):
     # Protects the two graphs: they differ in the statistics used and in nothing else.
     net, variables = tiny
     inputs = _inputs(4)
-    train_logits, moved = net.train_logits(variables, inputs)
-    assert not np.allclose(train_logits, net.logits(variables, inputs), atol=1e-2)
+    logits_fn = _jit(net.logits)
+    train_logits, moved = _jit(net.train_logits)(variables, inputs)
+    assert not np.allclose(train_logits, logits_fn(variables, inputs), atol=1e-2)
     batch = jax.tree.map(
         lambda new, old: (new - 0.9 * old) / 0.1, moved, variables["batch_stats"]
     )
-    eval_logits = net.logits({**variables, "batch_stats": batch}, inputs)
+    eval_logits = logits_fn({**variables, "batch_stats": batch}, inputs)
     np.testing.assert_allclose(train_logits, eval_logits, atol=1e-4)
 
 
@@ -266,8 +272,9 @@ def test_one_network_serves_many_models_under_vmap(tiny):
     other = net.init(jax.random.key(1))
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), variables, other)
     inputs = _inputs(2)
-    both = jax.vmap(net.logits, in_axes=(0, None))(stacked, inputs)
-    np.testing.assert_allclose(both[1], net.logits(other, inputs), rtol=1e-5, atol=1e-6)
+    both = _jit(jax.vmap(net.logits, in_axes=(0, None)))(stacked, inputs)
+    expected = _jit(net.logits)(other, inputs)
+    np.testing.assert_allclose(both[1], expected, rtol=1e-5, atol=1e-6)
 
 
 # The merge.
@@ -278,12 +285,13 @@ def test_merge_pairs_names_where_order_would_mislead():
     names = [f"layer{index}" for index in range(12)]
     net = network(lambda rngs: Stack(names, rngs))
     variables = net.init(jax.random.key(0))
-    x = jnp.ones((1, 3))
+    x = np.ones((1, 3), np.float32)
     expected = x
     for name in names:
-        layer = variables["params"][name]
+        layer = jax.tree.map(np.asarray, variables["params"][name])
         expected = expected @ layer["kernel"] + layer["bias"][None]
-    np.testing.assert_allclose(net.logits(variables, x), expected, rtol=1e-5)
+    logits = _jit(net.logits)(variables, x)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_merge_refuses_renamed_layers():
@@ -380,7 +388,7 @@ def test_masked_classifier_trains_on_one_ablation_an_image(tiny):
     net, variables = tiny
     classifier = masked_classifier(net, Columns(3), chunk_size=4)
     _assert_equal(classifier.init(jax.random.key(0)), variables)
-    images = jax.random.uniform(jax.random.key(2), (4, *IMAGE_SHAPE))
+    images = _images(4)
     train_logits = jax.jit(classifier.train_logits)
     logits, batch_stats = train_logits(variables, images, jax.random.key(3))
     assert logits.shape == (4, 1, NUM_CLASSES)
@@ -396,11 +404,11 @@ def test_masked_classifier_trains_on_one_ablation_an_image(tiny):
 def test_masked_classifier_scores_every_ablation(tiny):
     # Protects the order of ablations and the use of evaluation mode in scoring.
     net, variables = tiny
-    images = np.asarray(jax.random.uniform(jax.random.key(2), (2, *IMAGE_SHAPE)))
+    images = _images(2)
     encoded = np.concatenate([images, 1 - images], axis=-1)
     keep = Columns(3).keep_masks(IMAGE_SHAPE[:2])  # [P, H, W]
     ablated = np.where(keep[None, ..., None], encoded[:, None], np.float32(0))
-    logits = net.logits(variables, jnp.array(ablated).reshape(2 * 8, 8, 8, 6))
+    logits = _jit(net.logits)(variables, ablated.reshape(2 * 8, 8, 8, 6))
     expected = jax.nn.softmax(logits).reshape(2, 8, NUM_CLASSES)
     classifier = masked_classifier(net, Columns(3), chunk_size=3)
     scores = score(classifier.scores_fn(variables), images)

@@ -131,16 +131,10 @@ def masked_classifier(
         logits, batch_stats = network.train_logits(variables, ablated)
         return logits[:, None, :], batch_stats
 
-    # One function for all variables, and these as its arguments: scoring compiles once,
-    # however often the weights change.
-    def scores(
-        variables: Variables, images: Float[Array, "B H W C"]
-    ) -> Float[Array, "B P K"]:
-        logits_fn = Partial(network.logits, variables)
-        return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)(images)
-
     def scores_fn(variables: Variables) -> Callable[[Array], Array]:
-        return Partial(scores, variables)
+        # The variables are arguments: scoring compiles once, however often they change.
+        logits_fn = Partial(network.logits, variables)
+        return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)
 
     return BaseClassifier(network.init, train_logits, scores_fn)
 

@@ -1,0 +1,165 @@
+"""Protects what a new user does: train, certify, ask again; and what must be refused."""
+
+import csv
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dsmooth_jax as ds
+from dsmooth_jax import checkpoint, data
+from dsmooth_jax.smoothed import BEST
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+PATCHES = "1x1,2x2,2x5"
+
+
+@pytest.fixture(scope="module")
+def certified(run_script, smoke_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("certified")
+    done = run_script(
+        "certify.py",
+        f"--workdir={smoke_run}",
+        f"--patches={PATCHES}",
+        "--num_images=60",
+        f"--out={out}",
+    )
+    return out, done.stdout
+
+
+def read_rows(out):
+    return list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_training_leaves_what_the_design_lists(smoke_run):
+    """config.json, metrics.jsonl, curve.png, and checkpoints that say what they are."""
+    assert json.loads((smoke_run / "config.json").read_text())["train"]["epochs"] == 2
+    text = (smoke_run / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-1]["step"] == round(2 * 3500 / 128)
+    assert np.isfinite([x["loss"] for x in lines]).all()
+    assert (smoke_run / "curve.png").stat().st_size > 10_000
+
+
+def test_summary_rows_and_table_say_the_same(certified):
+    """Every number in the three can be recomputed from the rows."""
+    out, printed = certified
+    summary = json.loads((out / "summary.json").read_text())
+    rows = read_rows(out)
+    assert summary["num_images"] == len(rows) == 60
+    assert summary["split"] == "test"
+    right = np.array([row["label"] == row["prediction"] for row in rows])
+    assert summary["clean_accuracy"] == right.mean()
+    found = {(*c["patch"], c["rule"]): c for c in summary["certificates"]}
+    assert len(found) == 6
+    for (height, width, rule), record in found.items():
+        name = f"margin_{height}x{width}_{rule}"
+        certified = np.array([int(row[name]) >= 0 for row in rows])
+        assert record["certified_accuracy"] == (right & certified).mean()
+        assert record["certified_wrong"] == (~right & certified).mean()
+        assert record["clean_accuracy"] == right.mean()
+        low, high = record["certified_interval"]
+        assert low <= record["certified_accuracy"] <= high
+    line = next(x for x in printed.splitlines() if x.startswith("2x2"))
+    assert f"{100 * found[2, 2, 'placement']['certified_accuracy']:.1f}" in line
+    sides = np.array([int(row["largest_certified_square"]) for row in rows])
+    at_2x2 = np.array([int(row["margin_2x2_placement"]) >= 0 for row in rows])
+    np.testing.assert_array_equal(sides >= 2, at_2x2)
+    assert (out / "certified_accuracy.png").stat().st_size > 10_000
+
+
+def test_library_and_script_agree(certified, smoke_run):
+    """load_smoothed predicts and certifies exactly what certify.py wrote."""
+    out, _ = certified
+    rows = read_rows(out)
+    smoothed = ds.load_smoothed(smoke_run)
+    test_set = data.load("mnist5k", "test")
+    where = {name: i for i, name in enumerate(test_set.ids)}
+    images = test_set.images[[where[row["id"]] for row in rows]]
+    certificate = smoothed.certify(images, ds.Patch(2, 5))
+    np.testing.assert_array_equal(smoothed.predict(images), certificate.prediction)
+    written = [(int(r["prediction"]), int(r["margin_2x5_placement"])) for r in rows]
+    found = zip(certificate.prediction, certificate.margin, strict=True)
+    assert written == [(int(a), int(b)) for a, b in found]
+
+
+def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script):
+    """The same command computes nothing twice; --scores asks with other settings."""
+    out, printed = certified
+    again = run_script(
+        "certify.py",
+        f"--workdir={smoke_run}",
+        f"--patches={PATCHES}",
+        "--num_images=60",
+        f"--out={out}",
+    )
+    assert "found the scores of all 60 images" in again.stdout
+    assert printed.splitlines()[2:] == again.stdout.splitlines()[2:]
+    other = out / "asked"
+    run_script(
+        "certify.py",
+        f"--scores={out / 'scores'}",
+        "--patches=3x7",
+        "--threshold=0.4",
+        f"--out={other}",
+    )
+    summary = json.loads((other / "summary.json").read_text())
+    assert summary["threshold"] == 0.4
+    assert [c["patch"] for c in summary["certificates"]] == [[3, 7], [3, 7]]
+
+
+def test_a_finished_run_says_so_and_another_config_is_refused(smoke_run, run_script):
+    """The same command again exits 0 at once; another one names what differs."""
+    same = ["train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={smoke_run}"]
+    assert "is finished" in run_script(*same).stdout
+    done = run_script(*same, "--config.train.batch_size=64", is_ok=False)
+    assert "train.batch_size: saved 128, wanted 64" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(
+    smoke_run, run_script, tmp_path
+):
+    """SIGKILL after the first checkpoint, then the same command: the same metrics."""
+    killed = tmp_path / "killed"
+    arguments = ["train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={killed}"]
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    deadline = time.time() + 120
+    while checkpoint.latest_step(killed / "checkpoints/latest") is None:
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99')  # a line that the kill cut short
+    assert "is finished" not in run_script(*arguments).stdout
+    whole = (smoke_run / "metrics.jsonl").read_text()
+    assert (killed / "metrics.jsonl").read_text() == whole
+    assert checkpoint.fingerprint(killed / BEST) == checkpoint.fingerprint(
+        smoke_run / BEST
+    )
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(smoke_run, run_script, tmp_path):
+    """One flipped bit in the largest file: certify.py says so instead of certifying."""
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke_run, copy)
+    files = [p for p in (copy / "checkpoints/best").rglob("*") if p.is_file()]
+    flip_bit(max(files, key=lambda p: p.stat().st_size))
+    done = run_script("certify.py", f"--workdir={copy}", is_ok=False)
+    assert "checksum" in done.stderr or "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not pathlib.Path(copy, "certify").exists()
