@@ -32,7 +32,9 @@ flags.DEFINE_string("scores", None, "Instead of --workdir: scores that are there
 flags.DEFINE_string(
     "patches", "2x2,5x5", "Patches, HEIGHTxWIDTH in pixels, for example 1x1,2x2,3x7."
 )
-flags.DEFINE_string("voting", None, f"{' or '.join(VOTINGS)}; what training saved if unset.")
+flags.DEFINE_string(
+    "voting", None, f"{' or '.join(VOTINGS)}; what training saved if unset."
+)
 flags.DEFINE_float("threshold", None, "Least score that is a vote, in (0, 1].")
 flags.DEFINE_string("split", "test", "Which images: test, validation or train.")
 flags.DEFINE_integer("num_images", None, "Only so many, evenly spread over the split.")
@@ -70,14 +72,14 @@ def score_workdir(workdir, patches):
     known = record["fingerprints"].get(FLAGS.split, images.fingerprint)
     if images.fingerprint != known:
         raise ValueError(
-            f"the {FLAGS.split} images of {images.name} are not those that {workdir} was "
-            "trained with; check --data_dir"
+            f"the {FLAGS.split} images of {images.name} are not those that "
+            f"{workdir} was trained with; check --data_dir"
         )
     if FLAGS.num_images is not None:
         if not 1 <= FLAGS.num_images <= len(images):
             raise ValueError(
-                f"--num_images={FLAGS.num_images} must be in 1..{len(images)}, the images "
-                f"in {FLAGS.split}"
+                f"--num_images={FLAGS.num_images} must be in 1..{len(images)}, "
+                f"the images in {FLAGS.split}"
             )
         spread = np.arange(FLAGS.num_images) * len(images) // FLAGS.num_images
         images = images.take(spread)

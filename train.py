@@ -109,7 +109,8 @@ def train(config, workdir, data_dir=None):
             raise ValueError(
                 f"the loss became {means['loss']} before step {done}, at learning rate "
                 f"{float(schedule(step)):.3g}; the last good checkpoint is in "
-                f"{workdir / LATEST}; try a lower --config.train.optimizer.learning_rate"
+                f"{workdir / LATEST}; lower "
+                "--config.train.optimizer.learning_rate"
             )
         choice = validate(classifier.scores_fn(state.variables), config, validation_set)
         line = {"step": done, "epoch": done / epoch, **means, **choice}

@@ -4,8 +4,8 @@ python train.py --config=configs/cifar10_columns4_resnet18.py --workdir=runs/cif
 
 Needs the TFDS data set cifar10 (--data_dir says where). Not run here: the paper reports
 83.8 % clean and 57.6 % certified accuracy at 5x5 after 15.4 hours on an RTX 2080 Ti.
-One training step costs 0.43 TFLOP (128 images x 3 passes x 1.1 GFLOP), an epoch of 45,000
-images 0.15 PFLOP and the whole run 53 PFLOP.
+One training step costs 0.43 TFLOP (128 images x 3 passes x 1.1 GFLOP), an epoch of
+45,000 images 0.15 PFLOP and the whole run 53 PFLOP.
 """
 
 from ml_collections import config_dict

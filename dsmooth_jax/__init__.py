@@ -1,16 +1,16 @@
 """Certified robustness against patch attacks by (de)randomized smoothing, in JAX.
 
-Given an image and a patch size, `certify` proves that no patch of that size, anywhere in
-the image, with any content, changes the prediction. The method is Levine & Feizi, NeurIPS
-2020 (arXiv:2002.10733): a base classifier sees the image many times, each time all but a
-small window hidden (an *ablation*), and the class with most votes is predicted. A patch
-touches few of the windows, so it can change few of the votes.
+Given an image and a patch size, `certify` proves that no patch of that size, anywhere
+in the image, with any content, changes the prediction. The method is Levine & Feizi,
+NeurIPS 2020 (arXiv:2002.10733): a base classifier sees the image many times, each time
+all but a small window hidden (an *ablation*), and the class with most votes is
+predicted. A patch touches few of the windows, so it can change few of the votes.
 
     images [N,H,W,C] -> ablated images -> scores [N,P,K] -> votes [N,P,K]
                patch -> touched [L,P]  -> certificate [N] -> accuracy
 
-Letters, the same everywhere (the paper's in brackets): N, B images; H, W, C height, width,
-channels; P ablations of an image; K classes; L distinct touched sets; ``width``,
+Letters, the same everywhere (the paper's in brackets): N, B images; H, W, C height,
+width, channels; P ablations of an image; K classes; L distinct touched sets; ``width``,
 ``height`` of a kept window [s]; ``Patch(height, width)`` [m]; ``threshold`` [theta];
 ``max_touched`` [Delta]. Pixels everywhere; scores and images are in [0, 1].
 """

@@ -1,10 +1,10 @@
 """Ablations: which small part of an image the base classifier may see.
 
-An ablation is a value, for example ``Columns(4)``. For an image size it *enumerates* what
-each of its P ablations keeps. Every kind is described in one way, as `Windows`: a grid of
-windows (row bands x column bands), and for each ablation the windows it keeps. Whatever
-needs [P, H, W] masks asks for `keep_masks`; whatever can do without (touched sets, crops,
-masking on the device) works on the far smaller bands.
+An ablation is a value, for example ``Columns(4)``. For an image size it *enumerates*
+what each of its P ablations keeps. Every kind is described in one way, as `Windows`: a
+grid of windows (row bands x column bands), and for each ablation the windows it keeps.
+Whatever needs [P, H, W] masks asks for `keep_masks`; whatever can do without (touched
+sets, crops, masking on the device) works on the far smaller bands.
 
 Source: Levine & Feizi 2020 (arXiv:2002.10733), sections 3 and 4.
 """
@@ -64,6 +64,9 @@ class Ablation(abc.ABC):
         Args:
           image_size: (H, W), pixels. A longer shape (H, W, C) is refused.
 
+        Returns:
+          The windows; none is repeated, and there are P choices of them.
+
         Raises:
           ValueError: a window does not fit into (for the multi kinds: does not divide)
             the image.
@@ -113,7 +116,7 @@ class Columns(Ablation):
     _: dataclasses.KW_ONLY
     stride: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _set_integers(self)
 
     def window_shape(self, image_size: ImageSize) -> tuple[int, int]:
@@ -145,7 +148,7 @@ class Rows(Ablation):
     _: dataclasses.KW_ONLY
     stride: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _set_integers(self)
 
     def window_shape(self, image_size: ImageSize) -> tuple[int, int]:
@@ -179,7 +182,7 @@ class Blocks(Ablation):
     _: dataclasses.KW_ONLY
     stride: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.width is None:
             object.__setattr__(self, "width", self.height)
         _set_integers(self)
@@ -194,9 +197,7 @@ class Blocks(Ablation):
         """Returns int64 [P, 2], the first kept (row, column) of each ablation."""
         self.window_shape(image_size)
         height, width = image_size
-        return _grid_starts(
-            range(0, height, self.stride), range(0, width, self.stride)
-        )
+        return _grid_starts(range(0, height, self.stride), range(0, width, self.stride))
 
     def windows(self, image_size: ImageSize) -> Windows:  # noqa: D102
         return _windows_at(self, image_size)
@@ -204,9 +205,9 @@ class Blocks(Ablation):
 
 @dataclasses.dataclass(frozen=True)
 class MultiColumns(Ablation):
-    """Keeps ``keep`` of the disjoint, aligned bands of ``width`` columns: all C(B, keep).
+    """Keeps ``keep`` of the disjoint, aligned bands of ``width`` columns.
 
-    Choices come in lexicographic order; nothing wraps.
+    All C(B, keep) choices come in lexicographic order; nothing wraps.
 
     Attributes:
       width: columns of a band, pixels, >= 1; must divide the image width.
@@ -216,7 +217,7 @@ class MultiColumns(Ablation):
     width: int
     keep: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _set_integers(self)
 
     def windows(self, image_size: ImageSize) -> Windows:  # noqa: D102
@@ -227,9 +228,10 @@ class MultiColumns(Ablation):
 
 @dataclasses.dataclass(frozen=True)
 class MultiBlocks(Ablation):
-    """Keeps ``keep`` of the disjoint, aligned ``size`` x ``size`` blocks: all C(B, keep).
+    """Keeps ``keep`` of the disjoint, aligned ``size`` x ``size`` blocks.
 
-    Blocks are numbered row-major, choices come in lexicographic order; nothing wraps.
+    Blocks are numbered row-major, all C(B, keep) choices come in lexicographic order;
+    nothing wraps.
 
     Attributes:
       size: side of a block, pixels, >= 1; must divide the image height and width.
@@ -239,7 +241,7 @@ class MultiBlocks(Ablation):
     size: int
     keep: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _set_integers(self)
 
     def windows(self, image_size: ImageSize) -> Windows:  # noqa: D102
@@ -261,7 +263,7 @@ def ablation_to_json(ablation: Ablation) -> dict[str, Any]:
     >>> ablation_to_json(Columns(4))
     {'kind': 'Columns', 'width': 4, 'stride': 1}
     """
-    return {"kind": type(ablation).__name__, **dataclasses.asdict(ablation)}
+    return {"kind": type(ablation).__name__, **dataclasses.asdict(ablation)}  # type: ignore[call-overload]
 
 
 def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
@@ -358,8 +360,8 @@ def _all_choices(num_windows: int, keep: int) -> Choices:
     total = math.comb(num_windows, keep)
     if total > MAX_ABLATIONS:
         raise ValueError(
-            f"keep={keep} of {num_windows} windows makes {total:,} ablations, more than "
-            f"MAX_ABLATIONS={MAX_ABLATIONS:,}; keep fewer, or use larger windows"
+            f"keep={keep} of {num_windows} windows makes {total:,} ablations, more "
+            f"than MAX_ABLATIONS={MAX_ABLATIONS:,}; keep fewer, or use larger windows"
         )
     pairs = itertools.combinations(range(num_windows), keep)
     return np.fromiter(

@@ -1,7 +1,7 @@
 """Votes and touched sets to certificates: the one place where robustness is proven.
 
-Every voting is a table of integer levels u_p(c), one for each ablation p and class c, and
-a limit A. Ablation p prefers class c to class j by ``clip(u_p(c) - u_p(j), -A, A)``
+Every voting is a table of integer levels u_p(c), one for each ablation p and class c,
+and a limit A. Ablation p prefers class c to class j by ``clip(u_p(c) - u_p(j), -A, A)``
 (`_preference`, the one rule). Prediction, margin rule and placement rule all stand on
 sums of these preferences, exact integers throughout.
 
@@ -34,10 +34,10 @@ class Certificate:
 
     Attributes:
       prediction: int64 [N], the smoothed classifier's class.
-      margin: int64 [N], by how much the prediction wins its closest duel after the worst
-        placement, in votes (in units of 1 / limit of a vote for levels).
-      counts: int64 [N, K], votes for each class; of levels, each class's worst duel. The
-        prediction is its arg max, ties to the smaller index.
+      margin: int64 [N], by how much the prediction wins its closest duel after the
+        worst placement, in votes (in units of 1 / limit of a vote for levels).
+      counts: int64 [N, K], votes for each class; of levels, each class's worst duel.
+        The prediction is its arg max, ties to the smaller index.
     """
 
     prediction: PerImage
@@ -46,7 +46,7 @@ class Certificate:
 
     @property
     def is_certified(self) -> PerImageFlag:
-        """bool [N]: no placement can change the prediction. The same as margin >= 0."""
+        """Bool [N]: no placement can change the prediction. The same as margin >= 0."""
         return self.margin >= 0
 
 
@@ -58,40 +58,40 @@ def certify(
     limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> Certificate:
-    """Certifies the smoothed prediction of each image against all placements of a patch.
+    """Certifies each image's smoothed prediction against all placements of a patch.
 
     Args:
       votes: bool [N, P, K], or integer levels [N, P, K] together with their limit.
-      touched: bool [L, P], L >= 1, from `touched`; to certify against several patches at
-        once pass the unions of their rows.
+      touched: bool [L, P], L >= 1, from `touched`; to certify against several patches
+        at once pass the unions of their rows.
       rule: "placement" (looks at every touched set; exact for votes) or "margin" (the
         paper's, which counts only the largest set).
       limit: the largest preference that one ablation can have in a duel, >= 1; for
         integer levels only.
-      uncertain: bool [N, P, K], votes that may be cast otherwise on another machine. They
-        count for the attacker: as not cast for the predicted class and as cast for its
-        rivals (a level: one lower, one higher). The prediction stays nominal.
+      uncertain: bool [N, P, K], votes that may be cast otherwise on another machine.
+        They count for the attacker: as not cast for the predicted class and as cast for
+        its rivals (a level: one lower, one higher). The prediction stays nominal.
 
     Returns:
       A `Certificate`, one entry for each image.
 
     Raises:
       TypeError: votes are neither bool nor integers, touched or uncertain are not bool.
-      ValueError: shapes that do not agree, no touched set, fewer than two classes, levels
-        without a limit or votes with one, a rule that does not exist.
+      ValueError: shapes that do not agree, no touched set, fewer than two classes,
+        levels without a limit or votes with one, a rule that does not exist.
 
     Guarantee:
-      Where ``is_certified``, the prediction is the same whatever the touched ablations of
-      any one row of ``touched`` vote: every class is compared, at every row, ties
+      Where ``is_certified``, the prediction is the same whatever the touched ablations
+      of any one row of ``touched`` vote: every class is compared, at every row, ties
       included. It follows that no patch changes the prediction of the classifier, with
-      any content, if the score of each ablation depends only on the pixels that it keeps
-      (see `check_locality`) and ``touched`` belongs to the patch. For bool votes (none
-      uncertain) the placement rule is also exact: where it refuses, some votes of the
-      touched ablations change the prediction. That a prediction cannot change does not
-      make it right.
+      any content, if the score of each ablation depends only on the pixels that it
+      keeps (see `check_locality`) and ``touched`` belongs to the patch. For bool votes
+      (none uncertain) the placement rule is also exact: where it refuses, some votes of
+      the touched ablations change the prediction. That a prediction cannot change does
+      not make it right.
 
-    >>> votes = np.repeat([[[True, False]], [[False, True]]], [4, 1], axis=0)[None, :, 0]
-    >>> certify(votes, np.eye(5, dtype=bool)).margin  # 4 votes to 1; one may change side
+    >>> votes = np.array([[[True, False]] * 4 + [[False, True]]])  # 4 votes to 1
+    >>> certify(votes, np.eye(5, dtype=bool)).margin  # any one may change sides
     array([1])
     """
     levels, limit, is_votes = _check_levels(votes, limit)
@@ -133,7 +133,7 @@ def predict_votes(votes: ArrayLike, *, limit: int | None = None) -> PerImage:
 
 
 def concatenate(parts: Sequence[Certificate]) -> Certificate:
-    """Joins the certificates of consecutive images, against the same patch, into one."""
+    """Joins the certificates of consecutive images against one patch."""
     return Certificate(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
@@ -201,8 +201,8 @@ def _preference(
       limit: A.
 
     Returns:
-      [n, P, K] of low's dtype: clip(low(c) - high(j), -A, A) for each rival j. The entry
-      j = c has no meaning.
+      [n, P, K] of low's dtype: clip(low(c) - high(j), -A, A) for each rival j. The
+      entry j = c has no meaning.
     """
     own = np.take_along_axis(low, chosen[:, None, None], axis=2)
     difference = own - high
@@ -269,13 +269,13 @@ def _bounds(
 
 
 def _check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
-    """Levels in a signed dtype in which their differences are exact, limit, is_votes."""
+    """Levels in a dtype that holds their differences, limit, is_votes."""
     levels = np.asarray(votes)
     is_votes = levels.dtype == np.bool_
     if not is_votes and not np.issubdtype(levels.dtype, np.integer):
         raise TypeError(
-            f"votes have dtype {levels.dtype}; they must be bool, or integer levels with "
-            "their limit; turn scores into votes with threshold_votes or top_one_votes"
+            f"votes have dtype {levels.dtype}; they must be bool, or integer levels "
+            "with their limit; make votes of scores by threshold_votes or top_one_votes"
         )
     if levels.ndim != 3:
         raise ValueError(f"votes have shape {levels.shape}; it must be [N, P, K]")
@@ -286,7 +286,9 @@ def _check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
         )
     if is_votes:
         if limit is not None:
-            raise ValueError(f"limit={limit!r} is for integer levels; bool votes have 1")
+            raise ValueError(
+                f"limit={limit!r} is for integer levels; bool votes have 1"
+            )
         return levels.view(np.int8), 1, True
     if limit is None:
         raise ValueError(
@@ -300,7 +302,11 @@ def _check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
     if not 1 <= limit < 2**31:
         raise ValueError(f"limit={limit} must be in 1..2^31 - 1")
     extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
-    for dtype in (np.int16, np.int32, np.int64):  # products and differences fit: no wrap
+    for dtype in (
+        np.int16,
+        np.int32,
+        np.int64,
+    ):  # products and differences fit: no wrap
         if 2 * (extreme + 1) <= np.iinfo(dtype).max:
             return levels.astype(dtype, copy=False), limit, False
     raise ValueError(f"votes have a level of size {extreme}; it must be below 2^62")
@@ -309,14 +315,18 @@ def _check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
 def _check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
     sets = np.asarray(touched)
     if sets.dtype != np.bool_:
-        raise TypeError(f"touched has dtype {sets.dtype}; it must be bool, from touched()")
+        raise TypeError(
+            f"touched has dtype {sets.dtype}; it must be bool, from touched()"
+        )
     if sets.ndim != 2 or sets.shape[1] != num_ablations:
         raise ValueError(
-            f"touched has shape {sets.shape}; it must be [L, {num_ablations}], a column "
-            "for each ablation of the votes"
+            f"touched has shape {sets.shape}; it must be [L, {num_ablations}], a "
+            "column for each ablation of the votes"
         )
     if not len(sets):
-        raise ValueError("touched has no row; L must be >= 1 (no row would prove nothing)")
+        raise ValueError(
+            "touched has no row; L must be >= 1 (no row would prove nothing)"
+        )
     return sets
 
 
@@ -325,5 +335,7 @@ def _check_uncertain(uncertain: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     if doubt.dtype != np.bool_:
         raise TypeError(f"uncertain has dtype {doubt.dtype}; it must be bool")
     if doubt.shape != shape:
-        raise ValueError(f"uncertain has shape {doubt.shape}; it must be {shape}, as votes")
+        raise ValueError(
+            f"uncertain has shape {doubt.shape}; it must be {shape}, as votes"
+        )
     return doubt

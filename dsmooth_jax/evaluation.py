@@ -127,8 +127,8 @@ def choose_threshold(
       right ones, then the smaller.
 
     Raises:
-      TypeError, ValueError: as `threshold_votes`, `certify` and `evaluate`; no images or
-        no thresholds.
+      TypeError, ValueError: as `threshold_votes`, `certify` and `evaluate`; no images
+        or no thresholds.
     """
     if not len(thresholds):
         raise ValueError("thresholds=() must name at least one threshold")

@@ -8,6 +8,8 @@ multiplication: NaN * 0 is NaN, and a hidden pixel must not be able to say even 
 Source: Levine & Feizi 2020 (arXiv:2002.10733), section 3 and appendix (encoding).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,14 @@ from jaxtyping import Array, Float, Int, Key
 from dsmooth_jax.ablation import Ablation, SingleWindow
 from dsmooth_jax.types import ImageSize
 
+# A table, not a division: compilers turn x / 255 into x * (1 / 255), which differs in
+# the last bit, and 8-bit images must score the same however they were scaled.
+_UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
-def ablate(images: Array | np.ndarray, ablation: Ablation) -> Float[Array, "B P H W C2"]:
+
+def ablate(
+    images: Array | np.ndarray, ablation: Ablation
+) -> Float[Array, "B P H W C2"]:
     """Hides all but the window, for every image and every ablation.
 
     For looking at and for small images: the result holds P copies of every image.
@@ -35,7 +43,7 @@ def ablate(images: Array | np.ndarray, ablation: Ablation) -> Float[Array, "B P 
         only), or the window exceeds the image.
 
     Guarantee:
-      Entry p depends on no pixel that ablation p hides, whatever its value, NaN included.
+      Entry p depends on no pixel that ablation p hides, whatever is in it, even NaN.
     """
     checked = check_images(images)
     num_ablations = ablation.num_ablations(checked.shape[1:3])
@@ -117,7 +125,9 @@ def random_ablate(
     num_ablations = ablation.num_ablations(size)
     drawn = jax.random.randint(key, (len(checked),), 0, num_ablations)
     keep_mask = _keep_mask_fn(ablation, size)
-    return jax.vmap(lambda image, p: _hide(image, keep_mask(p)))(to_unit(checked), drawn)
+    return jax.vmap(lambda image, p: _hide(image, keep_mask(p)))(
+        to_unit(checked), drawn
+    )
 
 
 def encode(pixels: Float[Array, "*shape C"]) -> Float[Array, "*shape 2*C"]:
@@ -129,7 +139,7 @@ def to_unit(images: Array | np.ndarray) -> Float[Array, "..."]:
     """Turns uint8 pixels, or floating ones in [0, 1], into float32 in [0, 1]."""
     images = jnp.asarray(images)
     if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
+        return jnp.asarray(_UNIT)[images]
     return images.astype(jnp.float32)
 
 
@@ -144,7 +154,8 @@ def check_images(images: Array | np.ndarray) -> Array | np.ndarray:
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
     if not is_float and images.dtype != np.uint8:
         raise TypeError(
-            f"images have dtype {images.dtype}; they must be uint8, or floating in [0, 1]"
+            f"images have dtype {images.dtype}; they must be uint8, or floating "
+            "in [0, 1]"
         )
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(
@@ -167,13 +178,13 @@ def window_starts(ablation: SingleWindow, image_size: ImageSize) -> np.ndarray:
     """int32 [P, 2]: where each window starts; refuses ablations of several windows."""
     if not isinstance(ablation, SingleWindow):
         raise TypeError(
-            f"ablation={ablation!r} keeps several windows, which cannot be cropped out as "
-            "one; use ablate, or Columns, Rows or Blocks"
+            f"ablation={ablation!r} keeps several windows, which cannot be cropped out "
+            "as one; use ablate, or Columns, Rows or Blocks"
         )
     return ablation.starts(image_size).astype(np.int32)
 
 
-def _keep_mask_fn(ablation: Ablation, image_size: ImageSize):
+def _keep_mask_fn(ablation: Ablation, image_size: ImageSize) -> Callable:
     """The function p -> bool [H, W] mask, on the device, from the windows' bands."""
     windows = ablation.windows(image_size)
     rows, columns = jnp.asarray(windows.rows), jnp.asarray(windows.columns)

@@ -1,5 +1,6 @@
 """What made a thing, as plain JSON, and how two such records differ."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -12,10 +13,9 @@ def versions() -> dict[str, str]:
     names = ("dsmooth_jax", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version()}
     for name in names:
-        try:
+        # This package may be run from the repository's root, not installed.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass  # run from the repository's root, not installed
     return found
 
 

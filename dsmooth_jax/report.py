@@ -25,10 +25,10 @@ def format_table(results: Results) -> str:
       results: for each patch, both rules.
     """
     lines = [
-        f"{'':7}  {'clean accuracy':^20}  {'certified accuracy':^20}  "
-        f"{'margin rule':^20}  {'certified':>9}",
-        f"{'patch':7}  {'%  (95 % interval)':^20}  {'%  (95 % interval)':^20}  "
-        f"{'(the paper)':^20}  {'but wrong':>9}",
+        f"{'':7}  {'clean accuracy':^23}  {'certified accuracy':^23}  "
+        f"{'margin rule':^23}  {'certified':>9}",
+        f"{'patch':7}  {'%  (95 % interval)':^23}  {'%  (95 % interval)':^23}  "
+        f"{'(the paper)':^23}  {'but wrong':>9}",
     ]
     lines.append("-" * len(lines[0]))
     for patch in dict.fromkeys(patch for patch, _ in results):
@@ -43,9 +43,9 @@ def format_table(results: Results) -> str:
 
 
 def format_accuracy(accuracy: Accuracy) -> str:
-    """Returns for example ``' 78.2  (75.5 to 80.7)'``: per cent and 95 % interval."""
+    """Returns for example ``' 78.2  ( 75.5 to  80.7)'``: per cent, 95 % interval."""
     low, high = accuracy.interval
-    return f"{100 * accuracy.value:5.1f}  ({100 * low:4.1f} to {100 * high:4.1f})"
+    return f"{100 * accuracy.value:5.1f}  ({100 * low:5.1f} to {100 * high:5.1f})"
 
 
 def accuracy_record(patch: Patch, voting: str, rule: str, result: Evaluation) -> dict:
@@ -71,12 +71,14 @@ def format_rows(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> str:
     return text.getvalue()
 
 
-def accuracy_figure(results: Results, *, base_accuracy: float, caption: str) -> "Figure":
+def accuracy_figure(
+    results: Results, *, base_accuracy: float, caption: str
+) -> "Figure":
     """Draws certified accuracy over patch size, with clean and base accuracy.
 
     Args:
-      results: as `format_table`. Squares are drawn by their side; of other shapes by the
-        side of the square of equal area.
+      results: as `format_table`. Squares are drawn by their side; of other shapes by
+        the side of the square of equal area.
       base_accuracy: the mean over ablations, in [0, 1].
       caption: a line of small print: data, n, model.
     """
@@ -96,7 +98,7 @@ def accuracy_figure(results: Results, *, base_accuracy: float, caption: str) -> 
     _annotate(axes, span[1], 100 * clean.value, "clean accuracy", "0.25")
     axes.plot(span, [100 * base_accuracy] * 2, color="0.55", linewidth=1, dashes=(2, 2))
     _annotate(axes, span[1], 100 * base_accuracy, "one ablation alone", "0.4")
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "placement": {"color": "#0b5fa5", "marker": "o", "label": "placement rule"},
         "margin": {"color": "#c8660a", "marker": "s", "label": "margin rule (paper)"},
     }
@@ -111,6 +113,7 @@ def accuracy_figure(results: Results, *, base_accuracy: float, caption: str) -> 
             yerr=np.abs(bounds.T - value) if is_main else None,
             capsize=2.5,
             linewidth=1.8 if is_main else 1.2,
+            zorder=3 if is_main else 2,
             linestyle="-" if is_main else "--",
             markersize=5,
             markerfacecolor=None if is_main else "white",
@@ -172,7 +175,7 @@ def write_figure(figure: "Figure", path: pathlib.Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _annotate(axes, x: float, y: float, text: str, color: str) -> None:
+def _annotate(axes: Any, x: float, y: float, text: str, color: str) -> None:
     axes.annotate(
         text,
         (x, y),

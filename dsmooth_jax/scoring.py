@@ -8,7 +8,7 @@ classifier; `score` runs one over many images. This module knows no labels.
 
 A function that closes over its weights works, but JAX compiles them into the program as
 constants. ``jax.tree_util.Partial(fn, weights)`` makes them arguments: the same result,
-and a large model compiles as fast as a small one. Functions made here are such Partials.
+and a large model compiles as fast as a small one. Functions made here are Partials.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ def masked_scores(
     """Makes a base classifier of any classifier of NULL-encoded images.
 
     Args:
-      logits_fn: [M, H, W, 2C] -> [M, K], any JAX function; row m of its result must depend
-        on row m of its argument only (so: batch statistics fixed).
+      logits_fn: [M, H, W, 2C] -> [M, K], any JAX function; row m of its result must
+        depend on row m of its argument only (so: batch statistics fixed).
       ablation: the ablation.
       chunk_size: ablations of each image run at a time. It bounds memory and changes no
         score beyond float rounding.
@@ -102,22 +102,23 @@ def score(
     compiled once for each (scores_fn, image shape, batch size), also across calls.
 
     Args:
-      scores_fn: the base classifier; reuse one function object to reuse its compilation.
+      scores_fn: the base classifier; reuse one function object to reuse its
+        compilation.
       images: [N, H, W, C], floating in [0, 1] or uint8. N = 0 works.
-      batch_size: images at a time, rounded up to a multiple of the device count. It only
-        runs faster or slower.
+      batch_size: images at a time, rounded up to a multiple of the device count. It
+        only runs faster or slower.
 
     Returns:
       NumPy float32 [N, P, K].
 
     Raises:
-      TypeError, ValueError: images or batch_size are not as above, or scores_fn does not
-        return [B, P, K].
+      TypeError, ValueError: images or batch_size are not as above, or scores_fn does
+        not return [B, P, K].
 
     Guarantee:
-      What is certified is this function as executed, at full float32 precision. Padding,
-      neighbours and batch_size change an image's scores by float rounding at most (about
-      1e-6; votes within that of the threshold may differ).
+      What is certified is this function as executed, at full float32 precision.
+      Padding, neighbours and batch_size change an image's scores by float rounding at
+      most (about 1e-6; votes within that of the threshold may differ).
     """
     images = check_images(images)
     _check_positive("batch_size", batch_size)

@@ -1,9 +1,8 @@
-"""The smoothed classifier: a base classifier, its ablation and its voting in one value."""
+"""The smoothed classifier: base classifier, ablation and voting in one value."""
 
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -42,9 +41,11 @@ class SmoothedClassifier:
     threshold: float = 0.3
     image_shape: tuple[int, int, int] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.scores_fn):
-            raise TypeError(f"scores_fn={self.scores_fn!r} must be a function of images")
+            raise TypeError(
+                f"scores_fn={self.scores_fn!r} must be a function of images"
+            )
         if not isinstance(self.ablation, Ablation):
             raise TypeError(
                 f"ablation={self.ablation!r} must be an ablation, e.g. ds.Columns(4)"
@@ -74,9 +75,7 @@ class SmoothedClassifier:
         """Turns scores [N, P, K] into votes by this classifier's voting."""
         return cast_votes(scores, self.voting, threshold=self.threshold)
 
-    def predict(
-        self, images: Array | np.ndarray, *, batch_size: int = 32
-    ) -> PerImage:
+    def predict(self, images: Array | np.ndarray, *, batch_size: int = 32) -> PerImage:
         """Predicts the class of each image.
 
         Args:
@@ -129,6 +128,10 @@ def load_smoothed(
       workdir: the folder given to train.py.
       chunk_size: ablations of each image run at a time, where the model has no better
         way; it only runs faster or slower.
+
+    Returns:
+      The classifier of the run's best checkpoint on validation data, with the voting
+      chosen there.
 
     Raises:
       CheckpointError: nothing is there, or what is there is damaged.

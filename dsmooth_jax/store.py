@@ -7,9 +7,9 @@ A store is a folder of plain files that any tool opens:
     ids.npy             str [N]
     scores-00000.npy    float32 [n, P, K], images 0..n-1; then the next shard
 
-A shard is written beside its place, synced, renamed, and then entered into the manifest,
-itself replaced in one step. So a writer that is killed leaves whole shards only, and the
-same command goes on with the first one that is missing.
+A shard is written beside its place, synced, renamed, and then entered into the
+manifest, itself replaced in one step. So a writer that is killed leaves whole shards
+only, and the same command goes on with the first one that is missing.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from dsmooth_jax.ablation import Ablation, ablation_from_json, ablation_to_json
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.provenance import describe_difference
-from dsmooth_jax.types import ImageShape
+from dsmooth_jax.types import ImageShape, ImageSize
 from dsmooth_jax.voting import check_scores
 
 FORMAT = 1
@@ -71,7 +71,7 @@ class ScoreStore:
         return len(self.labels)
 
     @property
-    def image_size(self) -> tuple[int, int]:
+    def image_size(self) -> ImageSize:
         """(H, W), pixels."""
         return self.image_shape[:2]
 
@@ -91,21 +91,18 @@ class ScoreStore:
         return slice(start, min(start + self.shard_size, len(self)))
 
     def read(self, shard: int) -> np.ndarray:
-        """Reads one shard, float32 [n, P, K], after checking its checksum.
+        """Reads one shard, after checking its checksum.
+
+        Args:
+          shard: its number, in 0..num_shards - 1.
+
+        Returns:
+          float32 [n, P, K], the scores of the images ``span(shard)``.
 
         Raises:
           StoreError: it is missing, or is not what was written.
         """
-        path = self.path / _shard_name(shard)
-        if shard not in self.checksums or not path.exists():
-            raise StoreError(f"{path} is missing; run the command that made it again")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.checksums[shard]:
-            raise StoreError(
-                f"{path} is not what was written (its checksum differs); delete it and "
-                "run the command that made it again"
-            )
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return _read_npy(self.path / _shard_name(shard), self.checksums.get(shard))
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Reads shard by shard: (which images, their scores)."""
@@ -136,8 +133,8 @@ def open_scores(path: PathLike) -> ScoreStore:
     store = _open(pathlib.Path(path))
     if store.missing:
         raise StoreError(
-            f"{path} is unfinished, {len(store.missing)} of {store.num_shards} shards are "
-            "missing; run the command that made it again, it goes on where it was"
+            f"{path} is unfinished, {len(store.missing)} of {store.num_shards} shards "
+            "are missing; run the command that made it again, it goes on where it was"
         )
     return store
 
@@ -177,13 +174,19 @@ def save_scores(
             f"scores have {checked.shape[1]} ablations; {ablation} has {num_ablations} "
             f"on an image of {tuple(image_shape[:2])}"
         )
+    if pathlib.Path(path, "manifest.json").exists():
+        raise StoreError(f"{path} holds scores already; write elsewhere or delete it")
+    labels = check_labels(labels, len(checked), checked.shape[2])
+    ids = np.arange(len(checked)).astype(str) if ids is None else np.asarray(ids)
+    if ids.shape != labels.shape:
+        raise ValueError(f"ids have shape {ids.shape}; it must be [{len(checked)}]")
     store = create_store(
         path,
         ablation=ablation,
         image_shape=image_shape,
         num_classes=checked.shape[2],
         labels=labels,
-        ids=np.arange(len(checked)).astype(str) if ids is None else ids,
+        ids=ids,
         made_by=made_by or {},
     )
     for shard in store.missing:
@@ -242,27 +245,34 @@ def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore
     """Writes one shard and returns the store that has it."""
     content = _npy(np.ascontiguousarray(scores, np.float32))
     _write(store.path / _shard_name(shard), content)
-    checksums = {**store.checksums, shard: hashlib.sha256(content).hexdigest()}
+    checksums = {**store.checksums, shard: _sha256(content)}
     grown = dataclasses.replace(store, checksums=checksums)
     _write_manifest(grown)
     return grown
 
 
 def _open(path: pathlib.Path) -> ScoreStore:
+    manifest_path = path / "manifest.json"
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads(manifest_path.read_text())
     except FileNotFoundError:
-        raise StoreError(f"{path} is no store of scores, it has no manifest.json") from None
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path}/manifest.json is damaged: {error}") from None
-    if manifest.get("format") != FORMAT:
         raise StoreError(
-            f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+            f"{path} is no store of scores, it has no manifest.json"
+        ) from None
+    except ValueError as error:  # not JSON, or not even text
+        raise StoreError(f"{manifest_path} is damaged: {error}") from None
+    checksum = manifest.pop("checksum", None) if isinstance(manifest, dict) else None
+    if checksum != _sha256(json.dumps(manifest).encode()):
+        raise StoreError(
+            f"{manifest_path} is not what was written: its checksum differs"
         )
-    labels = np.load(path / "labels.npy", allow_pickle=False)
-    ids = np.load(path / "ids.npy", allow_pickle=False)
-    if (_digest(labels), _digest(ids)) != (manifest["labels"], manifest["ids"]):
-        raise StoreError(f"{path}: labels.npy or ids.npy is not what was written")
+    if manifest["format"] != FORMAT:
+        raise StoreError(
+            f"{manifest_path} has format {manifest['format']}; this version "
+            f"reads {FORMAT}"
+        )
+    labels = _read_npy(path / "labels.npy", manifest["labels"])
+    ids = _read_npy(path / "ids.npy", manifest["ids"])
     return ScoreStore(
         path=path,
         ablation=ablation_from_json(manifest["ablation"]),
@@ -283,8 +293,8 @@ def _manifest(store: ScoreStore) -> dict[str, Any]:
         "image_shape": list(store.image_shape),
         "num_classes": store.num_classes,
         "ablation": ablation_to_json(store.ablation),
-        "labels": _digest(store.labels),
-        "ids": _digest(store.ids),
+        "labels": _sha256(_npy(store.labels)),
+        "ids": _sha256(_npy(store.ids)),
         "made_by": store.made_by,
         "shard_size": store.shard_size,
         "checksums": {str(k): v for k, v in sorted(store.checksums.items())},
@@ -301,14 +311,30 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(_npy(array)).hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
+    """Reads an array file, after checking that it is what was written."""
+    if checksum is None or not path.exists():
+        raise StoreError(
+            f"{path} is missing; delete the folder and run the command that made it "
+            "again"
+        )
+    content = path.read_bytes()
+    if _sha256(content) != checksum:
+        raise StoreError(
+            f"{path} is not what was written, its checksum differs; delete the folder "
+            "and run the command that made it again"
+        )
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _write_manifest(store: ScoreStore) -> None:
-    _write(
-        store.path / "manifest.json", json.dumps(_manifest(store), indent=2).encode()
-    )
+    manifest = _manifest(store)
+    manifest["checksum"] = _sha256(json.dumps(manifest).encode())
+    _write(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:

@@ -1,9 +1,9 @@
 """The attacker: a patch, and which ablations each of its placements touches.
 
 Touched sets are *enumerated*, never computed from a formula: published closed forms are
-wrong where windows wrap around and the stride does not divide the image. The enumeration
-runs along each axis on its own (a patch is a product of a row interval and a column
-interval, and so is a window), which keeps it exact and small.
+wrong where windows wrap around and the stride does not divide the image. The
+enumeration runs along each axis on its own (a patch is a product of a row interval and
+a column interval, and so is a window), which keeps it exact and small.
 
 Source: Levine & Feizi 2020 (arXiv:2002.10733), sections 3 and 4, which bound the number
 of touched ablations; the sets themselves are this library's.
@@ -36,7 +36,7 @@ class Patch:
     height: int
     width: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("height", "width"):
             given = getattr(self, name)
             where = f"Patch: {name}={given!r}"
@@ -72,8 +72,8 @@ def touched(ablation: Ablation, patch: Patch, image_size: ImageSize) -> Touched:
         `MAX_TOUCHED_ENTRIES`.
 
     Guarantee:
-      Every placement of the patch wholly inside the image is among the rows, and so is a
-      superset of whatever a smaller patch, or any shape inside the rectangle, touches.
+      Every placement of the patch wholly inside the image is among the rows, and so is
+      a superset of what a smaller patch, or any shape inside the rectangle, touches.
 
     >>> from dsmooth_jax.ablation import Columns
     >>> touched(Columns(2), Patch(1, 1), (3, 3)).astype(int)
@@ -129,11 +129,14 @@ def max_touched(ablation: Ablation, patch: Patch, image_size: ImageSize) -> int:
       patch: the patch, pixels.
       image_size: (H, W), pixels.
 
+    Returns:
+      The count, in 0..P.
+
     Raises:
       ValueError: the patch or a window exceeds the image.
 
     >>> from dsmooth_jax.ablation import Columns
-    >>> max_touched(Columns(19, stride=10), Patch(32, 32), (224, 224))  # not ceil(50/10)
+    >>> max_touched(Columns(19, stride=10), Patch(32, 32), (224, 224))
     6
     """
     windows, (row_hits, _), (column_hits, _) = _axis_hits(ablation, patch, image_size)
@@ -144,15 +147,21 @@ def max_touched(ablation: Ablation, patch: Patch, image_size: ImageSize) -> int:
     block = max(1, _BLOCK_ENTRIES // windows.choices.size)
     for hits in row_hits:
         for start in range(0, len(column_hits), block):
-            sets = _touched_sets(windows, hits[None], column_hits[start : start + block])
+            sets = _touched_sets(
+                windows, hits[None], column_hits[start : start + block]
+            )
             most = max(most, int(sets.sum(axis=1).max()))
     return most
 
 
-def _axis_hits(ablation: Ablation, patch: Patch, image_size: ImageSize):
+def _axis_hits(
+    ablation: Ablation, patch: Patch, image_size: ImageSize
+) -> tuple[Windows, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The windows, and for rows and for columns: (distinct hits [D', n], index [D])."""
     if not isinstance(ablation, Ablation):
-        raise TypeError(f"ablation={ablation!r} must be an ablation, e.g. ds.Columns(4)")
+        raise TypeError(
+            f"ablation={ablation!r} must be an ablation, e.g. ds.Columns(4)"
+        )
     if not isinstance(patch, Patch):
         raise TypeError(f"patch={patch!r} must be a Patch, e.g. ds.Patch(5, 5)")
     height, width = check_image_size(image_size)
@@ -169,8 +178,8 @@ def _axis_hits(ablation: Ablation, patch: Patch, image_size: ImageSize):
 
 
 def _hits(bands: np.ndarray, extent: int) -> np.ndarray:
-    """bool [n, length] bands -> bool [D, n]: the interval at d meets the band."""
-    return sliding_window_view(bands, extent, axis=1).any(axis=-1).T
+    """Bool [n, length] bands -> bool [D, n]: the interval at d meets the band."""
+    return np.any(sliding_window_view(bands, extent, axis=1), axis=-1).T
 
 
 def _merge_equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +194,7 @@ def _merge_equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _touched_sets(
     windows: Windows, row_hits: np.ndarray, column_hits: np.ndarray
 ) -> np.ndarray:
-    """bool [Dh, R], [Dw, S] -> bool [Dh * Dw, P]: ablations with a window that is hit."""
+    """Bool [Dh, R], [Dw, S] -> [Dh * Dw, P]: ablations with a window that is hit."""
     hit = row_hits[:, None, :, None] & column_hits[None, :, None, :]  # [Dh, Dw, R, S]
     hit = hit.reshape(len(row_hits) * len(column_hits), -1)
     if windows.is_single:

@@ -9,7 +9,7 @@ ablated images. They draw one ablation for each minibatch; here each image has i
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -43,9 +43,9 @@ class OptimizerConfig:
     momentum: float = 0.9
     schedule: Literal["cosine", "piecewise", "constant"] = "cosine"
     warmup_epochs: float = 0.0
-    boundaries: tuple[float, ...] = ()
+    boundaries: Sequence[float] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_choice("optimizer.name", self.name, ("adamw", "sgd"))
         _check_choice(
             "optimizer.schedule", self.schedule, ("cosine", "piecewise", "constant")
@@ -54,6 +54,7 @@ class OptimizerConfig:
         _check_range("optimizer.weight_decay", self.weight_decay, least=0)
         _check_range("optimizer.momentum", self.momentum, least=0, below=1)
         _check_range("optimizer.warmup_epochs", self.warmup_epochs, least=0)
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))  # JSON has lists
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(
                 f"optimizer.boundaries={self.boundaries} must increase, in epochs"
@@ -73,7 +74,7 @@ class AugmentConfig:
     shift: int = 0
     flip: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_range("augment.shift", self.shift, least=0)
 
 
@@ -83,14 +84,14 @@ class TrainState:
     """All that changes while training, a PyTree.
 
     Attributes:
-      step: int32 [], steps taken.
+      step: int32 [], steps taken (Any here: abstract values pass through too).
       variables: {"params": ..., "batch_stats": ...}.
       opt_state: Optax's.
     """
 
-    step: Int[Array, ""]
+    step: Any
     variables: Variables
-    opt_state: optax.OptState
+    opt_state: Any
 
 
 TrainStep = Callable[
@@ -208,7 +209,9 @@ def _schedule(
         case "cosine":
             main = optax.cosine_decay_schedule(config.learning_rate, total - warmup)
         case "piecewise":
-            drops = {round(e * steps_per_epoch) - warmup: 0.1 for e in config.boundaries}
+            drops = {
+                round(e * steps_per_epoch) - warmup: 0.1 for e in config.boundaries
+            }
             main = optax.piecewise_constant_schedule(config.learning_rate, drops)
         case "constant":
             main = optax.constant_schedule(config.learning_rate)

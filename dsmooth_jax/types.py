@@ -20,8 +20,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64
 
-ImageSize: TypeAlias = tuple[int, int]  # (H, W), pixels
-ImageShape: TypeAlias = tuple[int, int, int]  # (H, W, C)
+ImageSize: TypeAlias = tuple[int, ...]  # (H, W), pixels: slices of shapes are these
+ImageShape: TypeAlias = tuple[int, ...]  # (H, W, C)
 
 KeepMasks: TypeAlias = Bool[np.ndarray, "P H W"]  # True where ablation p shows a pixel
 Starts: TypeAlias = Int64[np.ndarray, "P 2"]  # first kept (row, column) of each window

@@ -20,7 +20,7 @@ def cast_votes(scores: ArrayLike, voting: Voting, *, threshold: float) -> Votes:
     """Casts votes by the voting of this name; the settings of the others are not used.
 
     Raises:
-      TypeError, ValueError: as the voting's own function, or there is none of this name.
+      TypeError, ValueError: as the voting's own function; no such voting.
     """
     check_voting(voting)
     if voting == "threshold":
@@ -33,22 +33,23 @@ def threshold_votes(scores: ArrayLike, threshold: float) -> Votes:
 
     Args:
       scores: floating [N, P, K], softmax scores in [0, 1].
-      threshold: least score that is a vote (the paper's theta), 0 < threshold <= 1. It is
-        compared as float32, the precision that scores are computed in.
+      threshold: least score that is a vote (the paper's theta), 0 < threshold <= 1.
+        Both are compared as float32, in which scores are computed and stored.
 
     Returns:
       bool [N, P, K].
 
     Raises:
       TypeError: scores are not floating.
-      ValueError: scores are not [N, P, K], not finite or not in [0, 1], or the threshold
-        is outside (0, 1].
+      ValueError: scores are not [N, P, K], not finite or not in [0, 1], or the
+        threshold is outside (0, 1].
 
     >>> threshold_votes(np.array([[[0.7, 0.3], [0.5, 0.5]]]), 0.5).astype(int)
     array([[[1, 0],
             [1, 1]]])
     """
-    checked = check_scores(scores)
+    # Scores of higher precision vote as they do once they are stored as float32.
+    checked = check_scores(scores).astype(np.float32, copy=False)
     return checked >= np.float32(check_threshold(threshold))
 
 
@@ -56,7 +57,7 @@ def top_one_votes(scores: ArrayLike) -> Votes:
     """Casts one vote of each ablation, for the class of highest score.
 
     Args:
-      scores: floating [N, P, K], softmax scores in [0, 1]. Ties go to the smaller index.
+      scores: floating [N, P, K], softmax scores. Ties go to the smaller index.
 
     Returns:
       bool [N, P, K], one True for each image and ablation.
@@ -96,8 +97,8 @@ def check_scores(scores: ArrayLike) -> AnyScores:
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"scores{list(where)} = {checked[where]} (and {int(bad.sum()) - 1} more) must "
-            "be in [0, 1]; pass softmax scores, not logits"
+            f"scores{list(where)} = {checked[where]} (and {int(bad.sum()) - 1} more) "
+            "must be in [0, 1]; pass softmax scores, not logits"
         )
     return checked
 
@@ -110,6 +111,7 @@ def check_threshold(threshold: Any) -> float:
         raise TypeError(f"threshold={threshold!r} must be a number") from None
     if not (0 < value <= 1 and np.float32(value) > 0):  # the comparison is in float32
         raise ValueError(
-            f"threshold={threshold!r} must be in (0, 1]; at 0 every class gets every vote"
+            f"threshold={threshold!r} must be in (0, 1]; at 0 every class gets "
+            "every vote"
         )
     return value

@@ -1,4 +1,4 @@
-"""What every test runs under: shapes checked, JAX strict, examples the same each time."""
+"""What every test runs under: shapes checked, JAX strict, examples fixed."""
 
 import pathlib
 import subprocess
@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 
 # Before the first import of the package: every annotated function and record then
 # checks its shapes and types when called.
-install_import_hook("dsmooth_jax", "beartype.beartype")
+install_import_hook("dsmooth_jax", "typechecker.check")
 
 # No rank is promoted and no dtype converted unless the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,7 +54,5 @@ def run_script():
 def smoke_run(run_script, tmp_path_factory):
     """A workdir that train.py made in seconds, from real images."""
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
-    run_script(
-        "train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={workdir}"
-    )
+    run_script("train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={workdir}")
     return workdir

@@ -41,7 +41,10 @@ def geometries():
 def random_votes(rng, n, num_ablations, num_classes):
     """Votes with many ties and close races: each table leans to one class, or none."""
     lean = rng.integers(0, num_classes, (n, 1, 1)) == np.arange(num_classes)
-    high, low = rng.choice([0.5, 0.9, 1.0], (n, 1, 1)), rng.choice([0.0, 0.3], (n, 1, 1))
+    high, low = (
+        rng.choice([0.5, 0.9, 1.0], (n, 1, 1)),
+        rng.choice([0.0, 0.3], (n, 1, 1)),
+    )
     return rng.random((n, num_ablations, num_classes)) < np.where(lean, high, low)
 
 
@@ -58,7 +61,7 @@ def reachable_top_one_counts(num_touched, num_classes):
 
 
 def can_break(votes, touched_row, outcomes):
-    """[n] bool: whether some outcome of the touched ablations changes the prediction."""
+    """[n] bool: some outcome of the touched ablations changes the prediction."""
     clean = votes.sum(axis=1).argmax(axis=1)  # argmax: ties to the smaller index
     kept = votes[:, ~touched_row].sum(axis=1)  # [n, K]
     attacked = (kept[:, None, :] + outcomes).argmax(axis=2)  # [n, outcomes]
@@ -121,7 +124,9 @@ def test_no_rewriting_of_touched_levels_changes_a_certified_prediction():
         vectors = np.array(list(itertools.product(range(4), repeat=num_classes)))
         one = np.unique(duels(vectors, limit), axis=0)  # what one ablation can prefer
         levels = rng.integers(0, 6, (40, touched.shape[1], num_classes))
-        levels[:, :, 0] += rng.integers(0, 4, (40, 1))  # some tables have a clear winner
+        levels[:, :, 0] += rng.integers(
+            0, 4, (40, 1)
+        )  # some tables have a clear winner
         clean = duel_winner(duels(levels, limit).sum(axis=1))
         sums = {0: np.zeros((1, num_classes, num_classes), int)}
         for t in range(1, 4):
@@ -143,7 +148,7 @@ def test_no_rewriting_of_touched_levels_changes_a_certified_prediction():
 
 
 def slow_certify(levels, touched, limit, rule, low=None, high=None):
-    """The method's formulas, one number at a time: (prediction, margin) of one image."""
+    """The method's formulas, one number at a time, for one image."""
     low, high = (levels if x is None else x for x in (low, high))
     num_ablations, num_classes = levels.shape
 
@@ -189,7 +194,11 @@ def test_levels_equal_the_slow_twin(table, rule, is_doubtful):
     levels, touched, limit, uncertain = table
     doubt = uncertain if is_doubtful else np.zeros_like(uncertain)
     found = ds.certify(
-        levels, touched, rule=rule, limit=limit, uncertain=doubt if is_doubtful else None
+        levels,
+        touched,
+        rule=rule,
+        limit=limit,
+        uncertain=doubt if is_doubtful else None,
     )
     for i, image in enumerate(levels):
         low, high = image - doubt[i], image + doubt[i]

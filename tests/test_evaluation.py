@@ -1,4 +1,4 @@
-"""Accuracies: counts against loops, intervals against the formula, choices by search."""
+"""Accuracies: counts by loops, intervals by the formula, choices by search."""
 
 import math
 
@@ -66,7 +66,7 @@ def test_base_accuracy_is_that_of_a_loop():
 
 @pytest.mark.parametrize("rule", ["placement", "margin"])
 def test_the_chosen_threshold_is_the_best_of_all(rule):
-    # Protects the choice, ties included: scores in fifths make thresholds between equal.
+    # Protects the choice, ties included: of coarse scores many thresholds are equal.
     rng = np.random.default_rng(0)
     candidates = np.round(np.arange(1, 20) * 0.05, 2)
     touched = ds.touched(ds.Columns(1), ds.Patch(1, 2), (1, 6))

@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: who may import whom, and what users can read."""
+"""The house rules that no linter knows: who imports whom, what users can read."""
 
 import ast
 import dataclasses
@@ -19,7 +19,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOST_SIDE = ["types", "ablation", "threat", "voting", "certificate", "evaluation"]
 HOST_SIDE += ["provenance", "store", "report"]
 DEVICE_SIDE = ["masking", "scoring", "models.base", "models.resnet", "models.small_cnn"]
-DEVICE_SIDE += ["models.bandnet", "models", "data", "training", "checkpoint", "smoothed"]
+DEVICE_SIDE += [
+    "models.bandnet",
+    "models",
+    "data",
+    "training",
+    "checkpoint",
+    "smoothed",
+]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]
@@ -105,13 +112,22 @@ def test_back_edges_are_found_in_every_form():
 @pytest.mark.parametrize("module", WITHOUT_JAX)
 def test_host_side_modules_import_no_jax(module):
     # Protects certificates: integers on the host, whatever the device side becomes.
-    roots = {m.partition(".")[0] for m in imports(source_path(module).read_text(), ORDER)}
+    roots = {
+        m.partition(".")[0] for m in imports(source_path(module).read_text(), ORDER)
+    }
     assert not roots & {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 
 def test_importing_the_package_loads_little(tmp_path):
     # Protects start-up, and users who have neither the heavy packages nor an install.
-    heavy = "tensorflow matplotlib orbax tensorflow_datasets mlxtend grain".split()
+    heavy = [
+        "tensorflow",
+        "matplotlib",
+        "orbax",
+        "tensorflow_datasets",
+        "mlxtend",
+        "grain",
+    ]
     code = f"import sys, dsmooth_jax; print([m for m in {heavy} if m in sys.modules])"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -160,7 +176,7 @@ def document(name, function):
 
 
 def section(text, title):
-    """The lines of one section of a Google-style docstring, "" where it is not there."""
+    """The lines of one section of a Google-style docstring, "" where it is not."""
     _, _, rest = f"\n{text}\n".partition(f"\n{title}:\n")
     lines = []
     for line in rest.splitlines():
@@ -171,7 +187,9 @@ def section(text, title):
 
 
 @pytest.mark.parametrize(
-    ("name", "function"), public_callables(), ids=lambda v: v if type(v) is str else ""
+    ("name", "function"),
+    list(public_callables()),
+    ids=lambda v: v if type(v) is str else "",
 )
 def test_public_functions_and_methods_are_documented(name, function):
     # Protects users: what goes in, by name, and what comes out.
@@ -202,7 +220,7 @@ def test_public_names_have_docstrings_of_their_own(name):
 
 @pytest.mark.parametrize("function", CERTIFIED_PATH, ids=lambda f: f.__qualname__)
 def test_the_certified_path_says_what_it_guarantees(function):
-    # Protects the product, which is a guarantee: what holds, and under which assumptions.
+    # Protects the product, a guarantee: what holds, and under which assumptions.
     assert len(section(inspect.getdoc(function), "Guarantee").split()) >= 10
 
 

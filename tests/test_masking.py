@@ -21,12 +21,10 @@ SIZE = (4, 6)
 SINGLE = (
     Columns(2),
     Columns(3, stride=4),  # does not divide 6, and wraps
-    Columns(6),
-    Rows(3),
+    Rows(4),
     Rows(2, stride=3),
     Blocks(3, 4),
     Blocks(2, stride=3),
-    Blocks(4, 1, stride=2),
 )
 MULTI = (MultiColumns(2, 2), MultiBlocks(2, 3))
 POISONS = (np.nan, np.inf, 1e30, -1e30)
@@ -42,6 +40,12 @@ def assert_same_bits(actual, expected):
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype == np.float32
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
+def jitted(fn, *static):
+    """Compiles fn(..., *static) as one: in a tenth of the time of op after op."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(lambda *args: fn(*args, *static), compiler_options=options)
 
 
 def slow_ablate(images, ablation):
@@ -60,14 +64,15 @@ def slow_ablate(images, ablation):
 def test_ablate_equals_the_slow_twin(ablation):
     """Visible pixels are (x, 1 - x), hidden ones (0, 0), in the order of keep_masks."""
     images = random_images()
-    assert_same_bits(ablate(images, ablation), slow_ablate(images, ablation))
+    shown = jitted(ablate, ablation)(images)
+    assert_same_bits(shown, slow_ablate(images, ablation))
 
 
 def test_null_differs_from_every_colour():
     """Black is (0, 1) and white (1, 0); only a hidden pixel is (0, 0)."""
     images = np.zeros((1, *SIZE, 1), np.float32)
     images[:, :, ::2] = 1
-    shown = np.asarray(ablate(images, Columns(2)))
+    shown = np.asarray(jitted(ablate, Columns(2))(images))
     masks = np.broadcast_to(Columns(2).keep_masks(SIZE), shown.shape[:-1])
     np.testing.assert_array_equal(shown.sum(axis=-1), masks)
 
@@ -107,7 +112,8 @@ def test_ablate_at_gives_the_ablations_asked_for():
 def test_crop_is_the_window_of_ablate(ablation):
     """The cut window, wrapped or not, holds just what `ablate` shows, and all of it."""
     images = random_images()
-    windows, shown = np.asarray(crop(images, ablation)), slow_ablate(images, ablation)
+    windows = np.asarray(jitted(crop, ablation)(images))
+    shown = slow_ablate(images, ablation)
     h, w = ablation.window_shape(SIZE)
     assert windows.shape == (*shown.shape[:2], h, w, shown.shape[-1])
     for p, (i, j) in enumerate(ablation.starts(SIZE)):
@@ -127,7 +133,7 @@ def test_crop_works_under_jit_and_vmap_and_takes_uint8():
 
 
 @pytest.mark.parametrize("ablation", MULTI, ids=str)
-def test_crop_refuses_several_windows(ablation):
+def test_crop_refuses_several_windows(ablation, without_shape_checks):
     """There is no one window to cut out."""
     with pytest.raises(TypeError, match=r"several windows.*use ablate"):
         crop(random_images(), ablation)
@@ -144,7 +150,7 @@ def which_ablation(shown, images, ablation):
 def test_random_ablate_draws_one_ablation_for_each_image(ablation):
     """Each image is seen through one of the P, its own draw, and every one occurs."""
     images = random_images(num=100, channels=1)
-    drawn = random_ablate(jax.random.key(0), images, ablation)
+    drawn = jitted(random_ablate, ablation)(jax.random.key(0), images)
     chosen = which_ablation(drawn, images, ablation)
     assert set(chosen) == set(range(ablation.num_ablations(SIZE)))
 
@@ -152,7 +158,7 @@ def test_random_ablate_draws_one_ablation_for_each_image(ablation):
 def test_random_ablate_draws_evenly():
     """No ablation is trained on more than another (5 standard deviations)."""
     images = random_images(num=3000, channels=1)
-    drawn = random_ablate(jax.random.key(1), images, Columns(2))
+    drawn = jitted(random_ablate, Columns(2))(jax.random.key(1), images)
     counts = np.bincount(which_ablation(drawn, images, Columns(2)), minlength=6)
     assert (abs(counts - 500) < 5 * np.sqrt(3000 * 1 / 6 * 5 / 6)).all()
 
@@ -161,13 +167,14 @@ def test_random_ablate_is_a_function_of_its_key():
     """The same key draws the same, in and out of jit; another key draws otherwise."""
     images = random_images(num=32)
     first = random_ablate(jax.random.key(3), images, Blocks(2))
-    jitted = jax.jit(lambda key, x: random_ablate(key, x, Blocks(2)))
-    assert_same_bits(random_ablate(jax.random.key(3), images, Blocks(2)), first)
-    assert_same_bits(jitted(jax.random.key(3), images), first)
-    assert (np.asarray(jitted(jax.random.key(4), images)) != first).any()
+    draw = jitted(random_ablate, Blocks(2))
+    assert_same_bits(draw(jax.random.key(3), images), first)
+    assert_same_bits(draw(jax.random.key(3), images), first)
+    assert (np.asarray(draw(jax.random.key(4), images)) != first).any()
     keys = jax.random.split(jax.random.key(5), 2)
-    per_key = jax.vmap(jitted, (0, None))(keys, images)
-    assert_same_bits(per_key[1], jitted(keys[1], images))
+    mapped = jax.vmap(lambda key, x: random_ablate(key, x, Blocks(2)), (0, None))
+    per_key = jitted(mapped)(keys, images)
+    assert_same_bits(per_key[1], draw(keys[1], images))
 
 
 @pytest.mark.parametrize("ablation", SINGLE + MULTI, ids=str)
@@ -176,7 +183,7 @@ def test_hidden_pixels_cannot_be_seen(ablation):
     images = random_images()
     masks = ablation.keep_masks(SIZE)
     expected = slow_ablate(images, ablation)
-    at = jax.jit(lambda x, index: ablate_at(x, ablation, index))
+    at = jitted(lambda x, index: ablate_at(x, ablation, index))
     for (p, mask), poison in itertools.product(enumerate(masks), POISONS):
         poisoned = np.where(mask[:, :, None], images, np.float32(poison))
         assert_same_bits(at(poisoned, jnp.array([p]))[:, 0], expected[:, p])
@@ -187,7 +194,7 @@ def test_hidden_pixels_are_not_in_the_crop(ablation):
     """The same for the cut window."""
     images = random_images()
     starts = jnp.asarray(window_starts(ablation, SIZE))
-    at = jax.jit(lambda x, starts: crop_at(x, ablation, starts))
+    at = jitted(lambda x, starts: crop_at(x, ablation, starts))
     expected = at(images, starts)
     masks = ablation.keep_masks(SIZE)
     for (p, mask), poison in itertools.product(enumerate(masks), POISONS):
@@ -198,7 +205,7 @@ def test_hidden_pixels_are_not_in_the_crop(ablation):
 def test_random_ablate_hides_what_the_ablation_hides():
     """Training sees no hidden pixel either: a NaN outside the window stays outside."""
     images = random_images(num=50, channels=1)
-    draw = jax.jit(lambda key, x: random_ablate(key, x, Columns(2)))
+    draw = jitted(random_ablate, Columns(2))
     shown = draw(jax.random.key(0), images)
     chosen = which_ablation(shown, images, Columns(2))
     masks = Columns(2).keep_masks(SIZE)[chosen][..., None]
@@ -209,12 +216,13 @@ def test_random_ablate_hides_what_the_ablation_hides():
 def test_no_images_and_unchanged_images():
     """N = 0 gives N = 0, and an argument is never written to."""
     none = np.zeros((0, *SIZE, 3), np.float32)
-    assert ablate(none, Columns(2)).shape == (0, 6, *SIZE, 6)
-    assert crop(none, Columns(2)).shape == (0, 6, 4, 2, 6)
-    assert random_ablate(jax.random.key(0), none, Columns(2)).shape == (0, *SIZE, 6)
+    key, ablation = jax.random.key(0), Blocks(3, 4)
+    assert jitted(ablate, ablation)(none).shape == (0, 24, *SIZE, 6)
+    assert jitted(crop, ablation)(none).shape == (0, 24, 3, 4, 6)
+    assert jitted(random_ablate, ablation)(key, none).shape == (0, *SIZE, 6)
     images = random_images()
     before = images.copy()
-    ablate(images, Columns(2))
-    crop(images, Columns(2))
-    random_ablate(jax.random.key(0), images, Columns(2))
+    ablate(images, ablation)
+    crop(images, ablation)
+    random_ablate(key, images, ablation)
     assert_same_bits(images, before)

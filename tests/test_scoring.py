@@ -33,7 +33,7 @@ WEIGHTS = make_weights()
 
 
 def conv_logits(weights, inputs):
-    """[M, 5, 6, 2C] -> [M, K]: one convolution over the whole image, one dense layer."""
+    """[M, 5, 6, 2C] -> [M, K]: a convolution over the whole image, a dense layer."""
     features = jax.lax.conv_general_dilated(
         inputs,
         weights["conv"],
@@ -60,9 +60,14 @@ def assert_same_bits(actual, expected):
 
 def slow_scores(images, ablation, weights=WEIGHTS):
     """float32 [N, P, K]: softmax of the logits of all ablated images at once."""
-    shown = ablate(images, ablation)
-    logits = conv_logits(weights, shown.reshape(-1, *shown.shape[2:]))
-    return np.asarray(jax.nn.softmax(logits)).reshape(*shown.shape[:2], -1)
+
+    @jax.jit
+    def scores(images):
+        shown = ablate(images, ablation)
+        logits = conv_logits(weights, shown.reshape(-1, *shown.shape[2:]))
+        return jax.nn.softmax(logits).reshape(*shown.shape[:2], -1)
+
+    return np.asarray(scores(images))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
@@ -93,7 +98,7 @@ def test_hidden_pixels_and_neighbours_do_not_move_a_score(ablation):
 
 
 def test_batch_size_and_padding_do_not_change_scores():
-    """batch_size only runs faster or slower; ragged and over-long batches drop nothing."""
+    """batch_size only runs faster or slower; ragged batches drop nothing."""
     images = random_images(7)
     scores_fn = masked_scores(plain_logits, Columns(2))
     expected = slow_scores(images, Columns(2))
@@ -191,7 +196,7 @@ def test_no_images_give_no_scores():
 
 
 def test_uint8_and_other_floats_score_as_float32():
-    """Pixels in 0..255 are divided once, float64 is no error, arguments stay as they are."""
+    """Pixels in 0..255 are divided once, float64 is taken, arguments stay unchanged."""
     pixels = np.arange(150).astype(np.uint8).reshape(5, *SIZE, 1)
     before = pixels.copy()
     scores_fn = masked_scores(plain_logits, Columns(2))
@@ -226,7 +231,7 @@ def test_scores_never_exceed_one():
 
 
 def test_rounding_above_one_is_cut_off(monkeypatch):
-    """Should a backend's softmax round up, the score is 1; NaN is not hidden by that."""
+    """Should a backend's softmax round up, the score is 1; NaN stays NaN."""
     values = jnp.array([[1 + 1e-6, 0], [jnp.nan, 0.5]], jnp.float32)
     monkeypatch.setattr(jax.nn, "softmax", lambda logits, axis: values)
     scores = np.asarray(softmax(jnp.zeros((2, 2))))

@@ -1,4 +1,4 @@
-"""Protects what a new user does: train, certify, ask again; and what must be refused."""
+"""Protects what a new user does: train, certify, ask again; and what is refused."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Scores on disk: what comes back is what was written, or an error that names the file."""
+"""Scores on disk: what was written comes back, or an error names the file."""
 
 import json
 import os
@@ -143,7 +143,9 @@ def test_one_flipped_bit_is_refused_and_the_file_named(tmp_path, name):
         else:
             accepted.append(at)
     places = [content[max(0, at - 20) : at + 1] for at in accepted]
-    assert not accepted, f"{len(accepted)} of {len(content)} flips accepted: {places[:5]}"
+    assert not accepted, (
+        f"{len(accepted)} of {len(content)} flips accepted: {places[:5]}"
+    )
     (path / name).write_bytes(content)
     check_is_whole(ds.open_scores(path))
 
@@ -190,7 +192,7 @@ def test_scores_of_other_settings_are_not_taken_up(tmp_path, change, words, shar
 def test_an_unfinished_store_is_not_opened(tmp_path):
     # Protects accuracies: a part of the images must not pass for all of them.
     path = write(tmp_path / "scores", shards=[0, 2]).path
-    with pytest.raises(ds.StoreError, match="1 of 3 shards are missing.*goes on"):
+    with pytest.raises(ds.StoreError, match=r"1 of 3 shards are missing.*goes on"):
         ds.open_scores(path)
 
 
@@ -224,7 +226,9 @@ def test_saving_other_scores_in_the_same_place_is_refused(tmp_path):
     ds.save_scores(tmp_path / "scores", SCORES, **arguments)
     with pytest.raises(ds.StoreError, match="scores"):
         ds.save_scores(tmp_path / "scores", SCORES[::-1], **arguments)
-    np.testing.assert_array_equal(ds.open_scores(tmp_path / "scores").read_all(), SCORES)
+    np.testing.assert_array_equal(
+        ds.open_scores(tmp_path / "scores").read_all(), SCORES
+    )
 
 
 @pytest.mark.parametrize("extra", [-1, 1])

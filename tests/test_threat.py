@@ -147,7 +147,7 @@ def test_imagenet_columns():
 
 
 def test_cifar10_blocks():
-    """The paper's CIFAR-10 blocks: 1,024 ablations, 28 x 28 placements, all distinct."""
+    """The paper's CIFAR-10 blocks: 1,024 ablations, 28 x 28 distinct placements."""
     sets, row = placements(Blocks(12), Patch(5, 5), (32, 32))
     assert sets.shape == (784, 1024)
     assert (sets.sum(axis=1) == (5 + 12 - 1) ** 2).all()
@@ -155,10 +155,10 @@ def test_cifar10_blocks():
 
 
 def test_too_large_to_hold_is_refused_but_can_be_counted():
-    """89,401 blocks: `touched` names the limit at once, `max_touched` needs no memory."""
+    """89,401 blocks: `touched` refuses at once, `max_touched` needs no such memory."""
     case = Blocks(42), Patch(42, 42), (299, 299)
     assert max_touched(*case) == (42 + 42 - 1) ** 2
-    with pytest.raises(ValueError, match="66,564 touched sets.*use a larger stride"):
+    with pytest.raises(ValueError, match=r"66,564 touched sets.*use a larger stride"):
         touched(*case)
 
 

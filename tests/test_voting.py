@@ -37,7 +37,7 @@ def test_top_one_votes_are_those_of_a_loop(scores):
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 1.0])
 def test_a_score_equal_to_the_threshold_is_a_vote(threshold):
-    # Protects the edge: 0.3 is not a float32, the score that is written 0.3 still votes.
+    # Protects the edge: 0.3 is no float32, the score that is written 0.3 still votes.
     at = np.float32(threshold)
     below = np.nextafter(at, np.float32(0))
     scores = np.array([[[at, below]]])
@@ -46,7 +46,7 @@ def test_a_score_equal_to_the_threshold_is_a_vote(threshold):
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 1.0])
 def test_float64_scores_vote_as_they_do_once_stored(threshold):
-    # Protects "compared as float32": a store holds float32, and must not vote otherwise.
+    # Protects "compared as float32": a store holds float32 and votes the same.
     at = float(threshold)
     scores = np.array([[[at, np.nextafter(at, 0)], [at - 1e-5, 0.0]]])
     np.testing.assert_array_equal(

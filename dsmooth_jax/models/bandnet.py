@@ -1,24 +1,23 @@
 """BandNet: a network whose receptive field is the window of the ablation.
 
 Run over an image, it gives the logits of all ablations in one pass, because
-neighbouring windows share their work; run over a crop of a few windows, it gives
-theirs, which is how it trains; run over one window, it is an ordinary strided CNN. All
+neighbouring windows share their work. Run over a crop that holds a few windows, it
+gives theirs: so it is trained. Run over one window, it is an ordinary strided CNN. All
 three are the same function of the same parameters.
 
-Along an axis that the ablation cuts (columns: the width; rows: the height; blocks: both)
-every convolution is valid, and `window_kernels` sizes the kernels so that together they
-reach exactly across the window. They are those of a CNN that halves the window until the
-layers left can take one pixel each: 25 -> 23, halved 12 -> 11, halved 6 -> 5 -> ... -> 1.
-Where several windows are asked for nothing may be skipped, and dilation takes the place
-of halving; `strides` says how little each reading can do. An axis that the ablation
-keeps whole is padded and halved as usual, and pooled at the end.
+Along an axis that the ablation cuts (columns: the width; rows: the height; blocks:
+both) convolutions are valid, and `window_kernels` makes them reach exactly across the
+window. They are those of a CNN that halves the window for as long as it has more
+pixels than the layers left can take off one by one. That CNN looks at one window. For
+many, nothing may be skipped, and dilation takes the place of halving; `strides` finds
+how little each reading has to compute. An axis that the ablation keeps whole is padded
+and halved as usual, and pooled at the end, mean and maximum.
 
-Batch normalisation is local: over the batch in training, fixed in evaluation. So is the
-position of a pixel along the cut axes, which every pixel carries.
+Nothing else carries anything from one place to another: batch normalisation is fixed
+in evaluation, and where a pixel is along the cut axes is no secret of the image.
 
 Idea: Metzen & Yatsura, "Efficient Certified Defenses Against Patch Attacks on Image
-Classifiers" (BagCert), ICLR 2021, arXiv:2102.04154; dilation in place of stride: the
-algorithme a trous. The architecture is this library's.
+Classifiers", ICLR 2021, arXiv:2102.04154 (BagCert). The architecture is our own.
 """
 
 import math
@@ -37,25 +36,25 @@ from dsmooth_jax.ablation import Ablation, Columns, Rows, SingleWindow
 from dsmooth_jax.models.base import BaseClassifier, Variables, check_task, network
 
 Kernel: TypeAlias = tuple[int, int]
-"""(extent, dilation) of a convolution along one axis, at full resolution."""
+"""(extent, dilation) of a convolution along one axis, in pixels of the image."""
 
 Step: TypeAlias = tuple[int, int]
-"""(stride, dilation) of a convolution along one axis of the grid that it gets."""
+"""(stride, dilation) of a convolution along one axis of the grid that it is given."""
 
 
 @dataclass(frozen=True)
 class BandNetwork:
-    """The readings of one network as pure functions, all traceable.
+    """One network, read in three ways: pure functions, all traceable.
 
     Attributes:
       init: key -> variables (outside `jax.jit`, see `base.Network`).
       image_logits: (variables, images [B, H, W, C] float32 in [0, 1]) -> [B, P, K], the
-        logits of every ablation, in the ablation's order.
-      window_logits: (variables, windows [M, h, w, 2C] as `masking.crop` cuts them, starts
-        int [M, 2], the first (row, column) of each) -> [M, K].
-      train_logits: (variables, images, starts int [B, 2]) -> ([B, n, K], batch_stats), in
-        training mode: the n = rows x columns windows of a crop of each image, row-major,
-        the first at the given start, the others one stride of the ablation apart.
+        logits of every ablation, in evaluation mode.
+      window_logits: (variables, windows [M, h, w, 2C] as `masking.crop` cuts them, and
+        int [M, 2], the (row, column) at which each starts) -> [M, K], likewise.
+      train_logits: (variables, images, int [B, 2]) -> ([B, n, K], batch_stats), in
+        training mode: the logits of a rectangle of n windows of each image, row-major,
+        the first at the given (row, column), neighbours one stride apart.
     """
 
     init: Callable[[Array], Variables]
@@ -75,9 +74,9 @@ def bandnet(
 ) -> BaseClassifier:
     """A base classifier that scores all ablations of an image in one pass.
 
-    It trains on `crops` neighbouring windows of each image, the first drawn uniformly
-    from the ablations. (Where a stride does not divide the image, a neighbour across the
-    edge is a window between two ablations: as good to train on.)
+    It trains on `crops` neighbouring windows of each image, the first of them drawn
+    uniformly. (Where the stride does not divide the image, neighbours across the edge
+    are windows between two ablations: as good to train on.)
 
     Args:
       ablation: `Columns`, `Rows` or `Blocks`, of any stride.
@@ -86,12 +85,11 @@ def bandnet(
       width: channels of the first layer; they double in every second block.
       depth: residual blocks.
       crops: windows of each image in a training step; for blocks, a rectangle of
-        windows as square as the number allows.
+        windows, as square as the number allows.
 
     Raises:
       TypeError: an ablation that keeps several windows.
-      ValueError: an argument is out of range, the window does not fit into the image,
-        or the depth cannot reach across the window.
+      ValueError: an argument is out of range, or the window does not fit the image.
 
     Guarantee:
       In evaluation mode the scores of ablation p depend on no pixel that p hides, on no
@@ -105,13 +103,14 @@ def bandnet(
         depth=depth,
         crops=crops,
     )
-    all_starts = masking.window_starts(ablation, (image_shape[0], image_shape[1]))
+    size = (image_shape[0], image_shape[1])
+    starts = masking.window_starts(_check_ablation(ablation), size)
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
     ) -> tuple[Float[Array, "B n K"], dict[str, Any]]:
-        drawn = jax.random.randint(key, (len(images),), 0, len(all_starts))
-        return net.train_logits(variables, images, jnp.asarray(all_starts)[drawn])
+        drawn = jax.random.randint(key, (len(images),), 0, len(starts))
+        return net.train_logits(variables, images, jnp.asarray(starts)[drawn])
 
     def scores(
         variables: Variables, images: Float[Array, "B H W C"]
@@ -133,22 +132,23 @@ def band_network(
     depth: int = 6,
     crops: int = 4,
 ) -> BandNetwork:
-    """The network of `bandnet`, reading by reading. Arguments and errors are the same."""
+    """The network of `bandnet`, reading by reading; arguments and errors as there."""
     check_task(image_shape, num_classes)
     for name, value in (("width", width), ("depth", depth)):
         if value < 1:
             raise ValueError(f"{name}={value} must be >= 1")
     size = (image_shape[0], image_shape[1])
-    is_cut = _cut_axes(ablation)
+    ablation = _check_ablation(ablation)
+    is_cut = (not isinstance(ablation, Columns), not isinstance(ablation, Rows))
     window, stride = ablation.window_shape(size), ablation.stride
-    all_windows = tuple(
-        -(-length // stride) if cut else 1
-        for length, cut in zip(size, is_cut, strict=True)
+    num_windows = tuple(-(-size[a] // stride) if is_cut[a] else 1 for a in (0, 1))
+    rectangle = _crop_rectangle(crops, num_windows)
+    kernels = tuple(
+        window_kernels(window[a], depth) if is_cut[a] else None for a in (0, 1)
     )
-    crop_windows = _crop_rectangle(crops, all_windows)
     net = network(
         lambda rngs: BandNet(
-            tuple(w if cut else None for w, cut in zip(window, is_cut, strict=True)),
+            kernels,
             stride=stride,
             in_channels=2 * (image_shape[2] + sum(is_cut)),
             num_classes=num_classes,
@@ -159,7 +159,7 @@ def band_network(
     )
 
     def wrapped(axis: int, starts: Array, extent: int) -> Array:
-        """[M, 2] starts -> int [M, extent], the pixels from there on along the axis."""
+        """[M, 2] starts -> [M, extent], the pixels from there on along the axis."""
         return (starts[:, axis, None] + jnp.arange(extent)[None]) % size[axis]
 
     def with_position(pixels: Array, starts: Array) -> Array:
@@ -174,12 +174,10 @@ def band_network(
                 channels += [jnp.sin(angle), jnp.cos(angle)]
         return jnp.concatenate(channels, axis=-1)
 
-    def crop(images: Array, starts: Array, num_windows: tuple[int, int]) -> Array:
+    def crop(images: Array, starts: Array, counts: tuple[int, ...]) -> Array:
         """The inputs that hold this many windows along (height, width)."""
-        extents = [
-            (n - 1) * stride + w for n, w in zip(num_windows, window, strict=True)
-        ]
-        rows, columns = (wrapped(axis, starts, extents[axis]) for axis in (0, 1))
+        extents = [(counts[a] - 1) * stride + window[a] for a in (0, 1)]
+        rows, columns = (wrapped(a, starts, extents[a]) for a in (0, 1))
         pixels = jax.vmap(lambda image, r, c: image[r][:, c])(images, rows, columns)
         return with_position(masking.encode(pixels), starts)
 
@@ -187,51 +185,53 @@ def band_network(
         variables: Variables, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
         starts = jnp.zeros((len(images), 2), jnp.int32)
-        logits = net.logits(variables, crop(images, starts, all_windows))
-        return logits.reshape(len(images), -1, num_classes)
+        logits = net.logits(variables, crop(images, starts, num_windows))
+        return logits.reshape(len(images), math.prod(num_windows), num_classes)
 
     def window_logits(
         variables: Variables,
         windows: Float[Array, "M h w C2"],
         starts: Int[Array, "M 2"],
     ) -> Float[Array, "M K"]:
-        logits = net.logits(variables, with_position(windows, starts))
-        return logits.reshape(len(windows), num_classes)
+        return net.logits(variables, with_position(windows, starts))
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], starts: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B n K"], dict[str, Any]]:
-        inputs = crop(images, starts, crop_windows)
+        inputs = crop(images, starts, rectangle)
         logits, batch_stats = net.train_logits(variables, inputs)
-        return logits.reshape(len(images), -1, num_classes), batch_stats
+        return logits.reshape(len(images), crops, num_classes), batch_stats
 
     return BandNetwork(net.init, image_logits, window_logits, train_logits)
 
 
-def window_kernels(window: int, num_layers: int) -> tuple[Kernel, ...]:
-    """Kernels of layers that together see exactly ``window`` pixels of an axis.
+def window_kernels(window: int, depth: int) -> tuple[Kernel, ...]:
+    """The kernels of a stem and `depth` blocks that see exactly `window` pixels.
 
-    Extents are 2, or 3 where that makes the window even before it is halved; the layers
+    Extents are 2, or 3 where an even number of pixels must remain to be halved; layers
     that are left over have extent 1. Dilations are powers of two and never decrease.
 
     Args:
-      window: pixels, >= 1.
-      num_layers: layers that may be wider than a pixel, >= 1.
+      window: pixels along this axis, >= 1.
+      depth: residual blocks, >= 1.
 
     Returns:
-      (extent, dilation) of each layer; 1 + sum of (extent - 1) * dilation is window.
+      (extent, dilation) for the stem and for each block.
 
     Raises:
-      ValueError: too few layers.
+      ValueError: the depth is too small.
 
-    >>> window_kernels(4, 5)
+    >>> window_kernels(4, depth=4)
     ((2, 1), (2, 1), (2, 1), (1, 1), (1, 1))
-    >>> window_kernels(25, 7)
+    >>> window_kernels(25, depth=6)  # 25 -> 23, halved 12 -> 11, halved 6 -> 5 ... -> 1
     ((3, 1), (2, 2), (2, 4), (2, 4), (2, 4), (2, 4), (2, 4))
     """
+    least = max(1, window.bit_length() - 2)
+    if depth < least:
+        raise ValueError(f"depth={depth} must be >= {least} to see {window} pixels")
     kernels = []
-    reach, dilation = window - 1, 1  # what is left, in units of the dilation
-    for layers_left in range(num_layers, 0, -1):
+    reach, dilation = window - 1, 1  # what is left to see, in units of the dilation
+    for layers_left in range(depth + 1, 0, -1):
         if reach <= layers_left:
             kernels.append((2 if reach else 1, dilation))
             reach = max(reach - 1, 0)
@@ -239,51 +239,48 @@ def window_kernels(window: int, num_layers: int) -> tuple[Kernel, ...]:
             extent = 2 if reach % 2 else 3
             kernels.append((extent, dilation))
             reach, dilation = (reach - extent + 1) // 2, 2 * dilation
-    if reach:
-        raise ValueError(
-            f"{num_layers} layers are too few for a window of {window} pixels"
-        )
-    assert receptive_field(kernels) == window
+    assert receptive_field(kernels) == window, (window, kernels)
     return tuple(kernels)
 
 
 def receptive_field(kernels: Sequence[Kernel]) -> int:
-    """How many pixels of an axis the last of these layers sees at a position."""
+    """How many pixels along an axis the last of these layers sees from one position."""
     return 1 + sum((extent - 1) * dilation for extent, dilation in kernels)
 
 
 def strides(kernels: Sequence[Kernel], step: int) -> tuple[Step, ...]:
-    """The (stride, dilation) of each layer when only some outputs are asked for.
-
-    A layer computes the positions that the layers after it look at, and no others.
+    """What each layer does so that none computes a position that no output sees.
 
     Args:
-      kernels: (extent, dilation) of each layer at full resolution.
-      step: the distance of the outputs, pixels; 0 where there is but one.
+      kernels: (extent, dilation) of each layer.
+      step: the distance of two outputs, pixels; 0 where there is only one.
 
-    >>> strides([(2, 1), (2, 2), (2, 4)], step=1)  # all outputs: dilation only
+    Returns:
+      (stride, dilation) of each layer on the grid that the layers before it leave.
+
+    >>> strides([(2, 1), (2, 2), (2, 4)], step=1)  # every position: dilation
     ((1, 1), (1, 2), (1, 4))
-    >>> strides([(2, 1), (2, 2), (2, 4)], step=0)  # one output: strides only
+    >>> strides([(2, 1), (2, 2), (2, 4)], step=0)  # one window: a strided network
     ((2, 1), (2, 1), (1, 1))
     """
-    taken = []
-    spacing = 1  # of the positions that the layer gets, pixels
-    for index, (_, dilation) in enumerate(kernels):
-        later = [d for extent, d in kernels[index + 1 :] if extent > 1]
-        wanted = math.gcd(step, *later) or spacing
-        taken.append((wanted // spacing, dilation // math.gcd(dilation, spacing)))
-        spacing = wanted
-    return tuple(taken)
+    steps = []
+    spacing = 1  # of the grid, pixels
+    for layer, (_, dilation) in enumerate(kernels):
+        later = [d for extent, d in kernels[layer + 1 :] if extent > 1]
+        needed = math.gcd(step, *later) or spacing
+        steps.append((needed // spacing, max(1, dilation // spacing)))
+        spacing = needed
+    return tuple(steps)
 
 
 class BandNet(nnx.Module):
-    """[M, h, w, in_channels] -> logits [M, rows, columns, K] of the windows in there.
+    """[M, h, w, in_channels] -> [M, n * K], the logits of the n windows in there.
 
-    A convolution, residual blocks, and a dense layer that sees one window each. Along a
-    cut axis h (or w) is window + n * stride, for any n >= 0; the other one is whole.
+    A convolution, residual blocks, and a dense layer that sees one window each; windows
+    come row-major. Along a cut axis h (or w) is the window and any number of strides.
 
     Args:
-      windows: along height and width the pixels of a window, None where kept whole.
+      kernels: along height and width the `window_kernels`, None where kept whole.
       stride: of the windows, pixels.
       in_channels: colours, their complements and positions.
       num_classes: K.
@@ -294,7 +291,7 @@ class BandNet(nnx.Module):
 
     def __init__(
         self,
-        windows: tuple[int | None, int | None],
+        kernels: tuple[tuple[Kernel, ...] | None, ...],
         *,
         stride: int,
         in_channels: int,
@@ -303,52 +300,45 @@ class BandNet(nnx.Module):
         depth: int,
         rngs: nnx.Rngs,
     ):
-        self.windows, self.stride = windows, stride
-        whole = tuple(window is None for window in windows)
+        self.kernels, self.stride, self.depth = kernels, stride, depth
+        whole = tuple(axis_kernels is None for axis_kernels in kernels)
         self.whole_axes = tuple(1 + axis for axis in (0, 1) if whole[axis])
-        self.kernels = tuple(
-            ((3, 1),) * (depth + 1)
-            if window is None
-            else window_kernels(window, depth + 1)
-            for window in windows
+        all_kernels = (
+            axis_kernels or ((3, 1),) * (depth + 1) for axis_kernels in kernels
         )
         stem, *blocks = (
-            tuple(extent for extent, _ in layer)
-            for layer in zip(*self.kernels, strict=True)
+            (height[0], width[0]) for height, width in zip(*all_kernels, strict=True)
         )
         self.stem_conv = _Conv(stem, in_channels, width, whole, rngs)
         self.stem_norm = _norm(width, rngs)
-        self.block_names: tuple[str, ...] = ()
         channels = width
         for index, extents in enumerate(blocks):
             # Every second block doubles the channels, beginning with the second.
             features = width * 2 ** ((index + 1) // 2)
-            name = f"block{index + 1:02d}"
             block = _Block(extents, channels, features, whole, index % 2, rngs)
-            setattr(self, name, block)
-            self.block_names += (name,)
+            setattr(self, f"block{index + 1:02d}", block)
             channels = features
-        pooled = 2 * channels if self.whole_axes else channels
-        self.head = nnx.Linear(pooled, num_classes, rngs=rngs)
+        num_features = 2 * channels if self.whole_axes else channels
+        self.head = nnx.Linear(num_features, num_classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "M h w c"]) -> Float[Array, "M rows columns K"]:
-        per_axis = [self._steps(axis, x.shape[1 + axis]) for axis in (0, 1)]
-        stem, *blocks = zip(*per_axis, strict=True)
+    def __call__(self, x: Float[Array, "M h w c"]) -> Float[Array, "M nK"]:
+        """The logits of the windows in x."""
+        stem, *blocks = zip(*(self._steps(axis, x) for axis in (0, 1)), strict=True)
         x = jax.nn.relu(self.stem_norm(self.stem_conv(x, stem)))
-        for name, steps in zip(self.block_names, blocks, strict=True):
-            x = getattr(self, name)(x, steps)
+        for index, steps in enumerate(blocks):
+            x = getattr(self, f"block{index + 1:02d}")(x, steps)
         if self.whole_axes:
-            mean = x.mean(self.whole_axes, keepdims=True)
-            x = jnp.concatenate([mean, x.max(self.whole_axes, keepdims=True)], axis=-1)
-        return self.head(x)
+            x = jnp.concatenate([x.mean(self.whole_axes), x.max(self.whole_axes)], -1)
+        return self.head(x).reshape(len(x), -1)
 
-    def _steps(self, axis: int, length: int) -> tuple[Step, ...]:
-        """(stride, dilation) of the stem and of each block, for this input."""
-        window, kernels = self.windows[axis], self.kernels[axis]
-        if window is None:
-            return _halvings(length, len(kernels))
-        assert length >= window and (length - window) % self.stride == 0, length
-        return strides(kernels, 0 if length == window else self.stride)
+    def _steps(self, axis: int, x: Array) -> tuple[Step, ...]:
+        """(stride, dilation) of the stem and of each block along an axis of x."""
+        kernels, length = self.kernels[axis], x.shape[1 + axis]
+        if kernels is None:
+            return _halvings(length, self.depth)
+        beyond = length - receptive_field(kernels)
+        assert beyond >= 0 and beyond % self.stride == 0, (length, kernels, self.stride)
+        return strides(kernels, self.stride if beyond else 0)
 
 
 class _Block(nnx.Module):
@@ -359,66 +349,64 @@ class _Block(nnx.Module):
         extents: tuple[int, int],
         in_channels: int,
         features: int,
-        whole: tuple[bool, bool],
+        whole: tuple[bool, ...],
         parity: int,
         rngs: nnx.Rngs,
     ):
-        # The shortcut continues the middle of the kernel, or of its two middles the
-        # first and the second in turn. Where the axis is whole, padding has centred it.
-        self.middle = tuple(
-            0 if is_whole else (extent - 1 + parity) // 2
-            for extent, is_whole in zip(extents, whole, strict=True)
-        )
         narrow = tuple(3 if is_whole else 1 for is_whole in whole)
         self.conv1 = _Conv(extents, in_channels, features, whole, rngs)
         self.norm1 = _norm(features, rngs)
         self.conv2 = _Conv(narrow, features, features, whole, rngs)
         self.norm2 = _norm(features, rngs)
+        # The shortcut continues the middle of the valid kernel; where that lies between
+        # two pixels, one block takes the first and the next block the second.
+        self.middle = tuple(
+            0 if is_whole else (extent - 1 + parity) // 2
+            for extent, is_whole in zip(extents, whole, strict=True)
+        )
         self.has_projection = in_channels != features
         if self.has_projection:
-            self.shortcut_conv = _Conv((1, 1), in_channels, features, whole, rngs)
+            self.shortcut = nnx.Linear(in_channels, features, use_bias=False, rngs=rngs)
             self.shortcut_norm = _norm(features, rngs)
 
     def __call__(
-        self, x: Float[Array, "M h w c"], steps: tuple[Step, Step]
+        self, x: Float[Array, "M h w c"], steps: tuple[Step, ...]
     ) -> Float[Array, "M h2 w2 c2"]:
         y = jax.nn.relu(self.norm1(self.conv1(x, steps)))
         y = self.norm2(self.conv2(y))
         for axis, (stride, dilation) in enumerate(steps, start=1):
             first = self.middle[axis - 1] * dilation
-            stop = first + (y.shape[axis] - 1) * stride + 1
-            x = jax.lax.slice_in_dim(x, first, stop, stride, axis)
+            end = first + (y.shape[axis] - 1) * stride + 1
+            x = jax.lax.slice_in_dim(x, first, end, stride, axis)
         if self.has_projection:
-            x = self.shortcut_norm(self.shortcut_conv(x))
+            x = self.shortcut_norm(self.shortcut(x))
         return jax.nn.relu(x + y)
 
 
 class _Conv(nnx.Module):
-    """A convolution, without bias, that is told stride and dilation when it is called.
+    """A convolution that is told stride and dilation only when it is called.
 
-    Valid, except along whole axes, where zeros keep the extent.
+    Valid, except along whole axes, where zeros outside the image keep the extent.
     """
 
     def __init__(
         self,
-        extents: tuple[int, int],
+        extents: tuple[int, ...],
         in_channels: int,
         features: int,
-        whole: tuple[bool, bool],
+        whole: tuple[bool, ...],
         rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.he_normal()
         shape = (*extents, in_channels, features)
+        init = nnx.initializers.he_normal()
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.padding = tuple(
-            (extent // 2,) * 2 if is_whole else (0, 0)
+            (extent // 2, extent // 2) if is_whole else (0, 0)
             for extent, is_whole in zip(extents, whole, strict=True)
         )
 
     def __call__(
-        self,
-        x: Float[Array, "M h w c"],
-        steps: tuple[Step, Step] = ((1, 1), (1, 1)),
+        self, x: Float[Array, "M h w c"], steps: tuple[Step, ...] = ((1, 1), (1, 1))
     ) -> Float[Array, "M h2 w2 c2"]:
         stride, dilation = zip(*steps, strict=True)
         return jax.lax.conv_general_dilated(
@@ -435,40 +423,34 @@ def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
 
 
-def _halvings(length: int, num_layers: int) -> tuple[Step, ...]:
-    """(stride, dilation) along a whole axis: every block halves it, down to 2."""
-    steps: list[Step] = [(1, 1)]
-    for _ in range(num_layers - 1):
-        steps.append((2 if length > 2 else 1, 1))
+def _halvings(length: int, depth: int) -> tuple[Step, ...]:
+    """Steps along a whole axis: every block halves it (rounding up), down to 2."""
+    steps = [(1, 1)]
+    for _ in range(depth):
+        steps.append((2, 1) if length > 2 else (1, 1))
         length = -(-length // steps[-1][0])
     return tuple(steps)
 
 
-def _cut_axes(ablation: Ablation) -> tuple[bool, bool]:
-    """Whether the ablation keeps less than the whole (height, width)."""
+def _check_ablation(ablation: Ablation) -> SingleWindow:
     if not isinstance(ablation, SingleWindow):
         raise TypeError(
-            f"ablation={ablation!r} keeps several windows, and the receptive field of a "
-            "bandnet is one; use Columns, Rows or Blocks, or a network that sees the "
-            "masked image (resnet, small_cnn)"
+            f"ablation={ablation!r} keeps several windows, but a bandnet sees one; "
+            "use Columns, Rows or Blocks, or a resnet, which sees masked images"
         )
-    return not isinstance(ablation, Columns), not isinstance(ablation, Rows)
+    return ablation
 
 
-def _crop_rectangle(crops: int, num_windows: tuple[int, int]) -> tuple[int, int]:
-    """The most square (rows, columns) of windows with this product that exists."""
-    fits = (
-        [
-            (rows, crops // rows)
-            for rows in range(1, num_windows[0] + 1)
-            if crops % rows == 0 and crops // rows <= num_windows[1]
-        ]
-        if crops >= 1
-        else []
-    )
-    if not fits:
+def _crop_rectangle(crops: int, num_windows: tuple[int, ...]) -> tuple[int, int]:
+    """The most square (rows, columns) of windows with rows * columns = crops."""
+    fitting = [
+        (rows, crops // rows)
+        for rows in range(1, num_windows[0] + 1)
+        if crops % rows == 0 and 1 <= crops // rows <= num_windows[1]
+    ]
+    if not fitting:
         raise ValueError(
-            f"crops={crops} must be a rectangle of the {num_windows[0]} x "
-            f"{num_windows[1]} windows of an image (rows x columns)"
+            f"crops={crops} must be rows * columns of a rectangle of windows; an image "
+            f"has {num_windows[0]} x {num_windows[1]}"
         )
-    return min(fits, key=lambda grid: abs(grid[0] - grid[1]))
+    return min(fitting, key=lambda rectangle: abs(rectangle[0] - rectangle[1]))

@@ -1,0 +1,769 @@
+"""Bad input is refused where it enters: by name and value, and with the remedy.
+
+Each row of `CALLS` is one call, the error it must raise and words of its message; each
+row of `COMMANDS` one command line, likewise. A new public function needs a row.
+"""
+
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+import dsmooth_jax as ds
+from dsmooth_jax import cli, models, training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+SIZE = (4, 6)
+IMAGES = np.zeros((2, *SIZE, 1), np.float32)
+NAN_IMAGES = np.where(np.arange(6)[:, None] == 3, np.nan, IMAGES)
+SCORES = np.full((2, 6, 3), 0.25, np.float32)
+VOTES = SCORES > 0.5
+LEVELS = VOTES.astype(np.int16)
+TOUCHED = np.eye(6, dtype=bool)
+LABELS = np.array([0, 2])
+COLUMNS = ds.Columns(2)
+CERTIFICATE = ds.certify(VOTES, TOUCHED)
+KEY = jax.random.key(0)
+
+
+def uniform(images):
+    """A base classifier of Columns(2) on images of SIZE."""
+    return jax.numpy.full((len(images), 6, 3), 1 / 3)
+
+
+SMOOTHED = ds.SmoothedClassifier(uniform, COLUMNS, image_shape=(*SIZE, 1))
+
+
+def save(path="/nowhere", scores=SCORES, **changes):
+    arguments = {"ablation": COLUMNS, "image_shape": (*SIZE, 1), "labels": LABELS}
+    return ds.save_scores(path, scores, **arguments | changes)
+
+
+def at(scores, value):
+    """The scores with one bad value, at [1, 2, 0]."""
+    changed = np.array(scores, np.float64)
+    changed[1, 2, 0] = value
+    return changed
+
+
+def folder(**contents):
+    """A folder that holds these files, name (with _ for .) and text."""
+    path = pathlib.Path(tempfile.mkdtemp())
+    for name, text in contents.items():
+        (path / name.replace("_", ".")).write_text(text)
+    return path
+
+
+def calls():
+    # Ablations and patches: integers >= 1, checked where they are made.
+    for cls, names in (
+        (ds.Columns, ["width", "stride"]),
+        (ds.Rows, ["height", "stride"]),
+        (ds.Blocks, ["height", "width", "stride"]),
+        (ds.MultiColumns, ["width", "keep"]),
+        (ds.MultiBlocks, ["size", "keep"]),
+        (ds.Patch, ["height", "width"]),
+    ):
+        good = dict.fromkeys(names, 1)
+        for name in names:
+            for value, error, words in (
+                (0, ValueError, [">= 1"]),
+                (-2, ValueError, [">= 1"]),
+                (2.0, TypeError, ["integer"]),
+                ("2", TypeError, ["integer"]),
+                (True, TypeError, ["integer", "bool"]),
+            ):
+                arguments = good | {name: value}
+                yield (
+                    f"{cls.__name__}: {name}={value!r}",
+                    lambda cls=cls, arguments=arguments: cls(**arguments),
+                    error,
+                    [cls.__name__, f"{name}={value!r}", *words],
+                )
+
+    # Ablations meet an image.
+    for ablation, size, words in (
+        (ds.Columns(7), SIZE, ["width=7", "1..6", "image width"]),
+        (ds.Rows(5), SIZE, ["height=5", "1..4", "image height"]),
+        (ds.Blocks(5, 1), SIZE, ["height=5", "1..4", "image height"]),
+        (ds.Blocks(1, 7), SIZE, ["width=7", "1..6", "image width"]),
+        (ds.MultiColumns(4, 1), SIZE, ["width=4", "divide", "width", "6"]),
+        (ds.MultiColumns(2, 4), SIZE, ["keep=4", "1..3", "windows"]),
+        (ds.MultiColumns(1, 14), (4, 28), ["keep=14", "40,116,600", "MAX_ABLATIONS"]),
+        (ds.MultiBlocks(3, 1), SIZE, ["size=3", "divide", "height", "4"]),
+        (ds.MultiBlocks(4, 1), SIZE, ["size=4", "divide", "width", "6"]),
+        (ds.MultiBlocks(2, 7), SIZE, ["keep=7", "1..6", "windows"]),
+    ):
+        kind = type(ablation)
+        for method in ("windows", "starts", "window_shape", "keep_masks"):
+            if hasattr(kind, method):
+                owner = kind if method in vars(kind) else ds.Ablation
+                yield (
+                    f"{owner.__name__}.{method}: {ablation} on {size}",
+                    lambda a=ablation, s=size, m=method: getattr(a, m)(s),
+                    ValueError,
+                    words,
+                )
+    for size, error in (
+        ((4, 6, 1), ValueError),
+        ((4,), ValueError),
+        ((0, 6), ValueError),
+        (6, TypeError),
+        ((4.0, 6.0), TypeError),
+    ):
+        words = ["image_size", repr(size), "(H, W)"]
+        for name, call in (
+            ("Ablation.num_ablations", COLUMNS.num_ablations),
+            ("Ablation.keep_masks", COLUMNS.keep_masks),
+            ("touched", lambda s: ds.touched(COLUMNS, ds.Patch(1, 1), s)),
+            ("largest_certified_patch", lambda s: ds.largest_certified_patch(
+                VOTES, COLUMNS, s)),
+        ):  # fmt: skip
+            yield f"{name}: size {size}", lambda c=call, s=size: c(s), error, words
+
+    # The attacker.
+    for name in ("touched", "placements", "max_touched"):
+        function = getattr(ds, name)
+        rows = [
+            (
+                "Columns",
+                ds.Patch(1, 1),
+                TypeError,
+                ["ablation='Columns'", "ds.Columns"],
+            ),
+            (COLUMNS, (5, 5), TypeError, ["patch=(5, 5)", "ds.Patch(5, 5)"]),
+            (COLUMNS, ds.Patch(5, 1), ValueError, ["patch 5x1", "image", "4x6"]),
+            (COLUMNS, ds.Patch(1, 7), ValueError, ["patch 1x7", "image", "4x6"]),
+            (ds.Columns(7), ds.Patch(1, 1), ValueError, ["width=7", "1..6"]),
+        ]
+        for ablation, patch, error, words in rows:
+            yield (
+                f"{name}: {ablation}, {patch}",
+                lambda f=function, a=ablation, p=patch: f(a, p, SIZE),
+                error,
+                words,
+            )
+    yield (
+        "touched: too large to hold",
+        lambda: ds.touched(ds.Blocks(1), ds.Patch(1, 1), (300, 300)),
+        ValueError,
+        ["8,100,000,000", "larger stride"],
+    )
+
+    # Scores and thresholds.
+    bad_scores = [
+        ("integers", LEVELS, TypeError, ["scores", "int16", "floating"]),
+        ("one image", SCORES[0], ValueError, ["scores", "(6, 3)", "[N, P, K]"]),
+        ("one class", SCORES[:, :, :1], ValueError, ["(2, 6, 1)", "K >= 2"]),
+        ("NaN", at(SCORES, np.nan), ValueError, ["scores[1, 2, 0] = nan", "softmax"]),
+        ("infinite", at(SCORES, np.inf), ValueError, ["[1, 2, 0] = inf", "[0, 1]"]),
+        ("logits", at(SCORES, -0.5), ValueError, ["[1, 2, 0] = -0.5", "not logits"]),
+        ("above 1", at(SCORES, 1.5), ValueError, ["[1, 2, 0] = 1.5", "[0, 1]"]),
+    ]
+    for what, scores, error, words in bad_scores:
+        for name, call in (
+            ("threshold_votes", lambda s: ds.threshold_votes(s, 0.5)),
+            ("top_one_votes", ds.top_one_votes),
+            ("base_accuracy", lambda s: ds.base_accuracy(s, LABELS)),
+            ("choose_threshold", lambda s: ds.choose_threshold(s, LABELS, TOUCHED)),
+            ("save_scores", lambda s: save(scores=s)),
+            ("SmoothedClassifier.vote", SMOOTHED.vote),
+        ):
+            yield f"{name}: scores {what}", lambda c=call, s=scores: c(s), error, words
+    for value, error, words in (
+        (0, ValueError, ["(0, 1]"]),
+        (-0.1, ValueError, ["(0, 1]"]),
+        (1.01, ValueError, ["(0, 1]"]),
+        (float("nan"), ValueError, ["(0, 1]"]),
+        (1e-60, ValueError, ["(0, 1]"]),
+        ("low", TypeError, ["number"]),
+        (None, TypeError, ["number"]),
+    ):
+        for name, call in (
+            ("threshold_votes", lambda t: ds.threshold_votes(SCORES, t)),
+            ("SmoothedClassifier", lambda t: ds.SmoothedClassifier(
+                uniform, COLUMNS, threshold=t)),
+        ):  # fmt: skip
+            yield (
+                f"{name}: threshold {value}",
+                lambda c=call, v=value: c(v),
+                error,
+                [f"threshold={value!r}", *words],
+            )
+    for value, words in (([], ["thresholds", "at least one"]), ([0.5, 0], ["(0, 1]"])):
+        yield (
+            f"choose_threshold: {value}",
+            lambda v=value: ds.choose_threshold(SCORES, LABELS, TOUCHED, thresholds=v),
+            ValueError,
+            words,
+        )
+    yield (
+        "choose_threshold: no image",
+        lambda: ds.choose_threshold(SCORES[:0], LABELS[:0], TOUCHED),
+        ValueError,
+        ["no image", "at least one"],
+    )
+
+    # Votes, touched sets, rules.
+    for what, votes, limit, error, words in (
+        ("scores", SCORES, None, TypeError, ["float32", "threshold_votes"]),
+        ("of one image", VOTES[0], None, ValueError, ["(6, 3)", "[N, P, K]"]),
+        ("of one class", VOTES[..., :1], None, ValueError, ["(2, 6, 1)", "K >= 2"]),
+        ("with limit", VOTES, 2, ValueError, ["limit=2", "bool"]),
+        ("levels, no limit", LEVELS, None, ValueError, ["int16", "limit="]),
+        ("levels, limit 0", LEVELS, 0, ValueError, ["limit=0", "1.."]),
+        ("levels, limit 1.5", LEVELS, 1.5, TypeError, ["limit=1.5", "integer"]),
+        ("levels, huge", np.full((1, 6, 2), 2**62), 1, ValueError, ["2^62"]),
+    ):
+        yield (
+            f"certify: votes {what}",
+            lambda v=votes, n=limit: ds.certify(v, TOUCHED, limit=n),
+            error,
+            words,
+        )
+        yield (
+            f"largest_certified_patch: votes {what}",
+            lambda v=votes, n=limit: ds.largest_certified_patch(
+                v, COLUMNS, SIZE, limit=n
+            ),
+            error,
+            words,
+        )
+    yield (
+        "largest_certified_patch: votes of another ablation",
+        lambda: ds.largest_certified_patch(VOTES, ds.Columns(2, stride=2), SIZE),
+        ValueError,
+        ["6 ablations", "stride=2", "3"],
+    )
+    for touched, error, words in (
+        (TOUCHED.astype(int), TypeError, ["touched", "int64", "bool"]),
+        (TOUCHED[0], ValueError, ["touched", "(6,)", "[L, 6]"]),
+        (TOUCHED[:, :5], ValueError, ["touched", "(6, 5)", "[L, 6]"]),
+        (TOUCHED[:0], ValueError, ["touched", "L", ">= 1"]),
+    ):
+        what = f"touched {touched.dtype}{list(touched.shape)}"
+        yield f"certify: {what}", lambda t=touched: ds.certify(VOTES, t), error, words
+        yield (
+            f"choose_threshold: {what}",
+            lambda t=touched: ds.choose_threshold(SCORES, LABELS, t),
+            error,
+            words,
+        )
+    words = ["rule='best'", "placement", "margin"]
+    for name, call in (
+        ("certify", lambda: ds.certify(VOTES, TOUCHED, rule="best")),
+        ("largest_certified_patch", lambda: ds.largest_certified_patch(
+            VOTES, COLUMNS, SIZE, rule="best")),
+        ("choose_threshold", lambda: ds.choose_threshold(
+            SCORES, LABELS, TOUCHED, rule="best")),
+        ("SmoothedClassifier.certify", lambda: SMOOTHED.certify(
+            IMAGES, ds.Patch(1, 1), rule="best")),
+    ):  # fmt: skip
+        yield f"{name}: no such rule", call, ValueError, words
+    for uncertain, error, words in (
+        (LEVELS, TypeError, ["uncertain", "int16", "bool"]),
+        (VOTES[:1], ValueError, ["uncertain", "(1, 6, 3)", "(2, 6, 3)"]),
+    ):
+        yield (
+            f"certify: uncertain {uncertain.dtype}{uncertain.shape}",
+            lambda u=uncertain: ds.certify(VOTES, TOUCHED, uncertain=u),
+            error,
+            words,
+        )
+
+    # Labels.
+    for labels, error, words in (
+        (LABELS.astype(float), TypeError, ["labels", "float64", "integers"]),
+        (LABELS > 1, TypeError, ["labels", "bool", "integers"]),
+        (LABELS[:1], ValueError, ["labels", "(1,)", "[2]"]),
+        (np.eye(2, dtype=int), ValueError, ["labels", "(2, 2)", "[2]"]),
+        (np.array([0, 3]), ValueError, ["labels[1] = 3", "0..2"]),
+        (np.array([-1, 0]), ValueError, ["labels[0] = -1", "0..2"]),
+    ):
+        for name, call in (
+            ("evaluate", lambda x: ds.evaluate(CERTIFICATE, x)),
+            ("base_accuracy", lambda x: ds.base_accuracy(SCORES, x)),
+            ("choose_threshold", lambda x: ds.choose_threshold(SCORES, x, TOUCHED)),
+            ("save_scores", lambda x: save(labels=x)),
+        ):
+            what = f"{name}: labels {labels.tolist()}"
+            yield what, lambda c=call, x=labels: c(x), error, words
+
+    # Images.
+    takes_images = [
+        ("ablate", lambda x: ds.ablate(x, COLUMNS)),
+        ("crop", lambda x: ds.crop(x, COLUMNS)),
+        ("random_ablate", lambda x: ds.random_ablate(KEY, x, COLUMNS)),
+        ("score", lambda x: ds.score(uniform, x)),
+        ("SmoothedClassifier.score", SMOOTHED.score),
+        ("SmoothedClassifier.predict", SMOOTHED.predict),
+        ("SmoothedClassifier.certify", lambda x: SMOOTHED.certify(x, ds.Patch(1, 1))),
+    ]
+    for what, images, error, words in (
+        ("a list", IMAGES.tolist(), TypeError, ["list", "array"]),
+        ("int32", IMAGES.astype(np.int32), TypeError, ["int32", "uint8", "[0, 1]"]),
+        ("bool", IMAGES > 0, TypeError, ["bool", "uint8", "[0, 1]"]),
+        ("one image", IMAGES[0], ValueError, ["(4, 6, 1)", "images[None]"]),
+        (
+            "no channel",
+            IMAGES[:, :, :, :0],
+            ValueError,
+            ["(2, 4, 6, 0)", "[N, H, W, C]"],
+        ),
+        ("0..255", IMAGES + 200, ValueError, ["[0, 0, 0, 0] = 200", "divide", "uint8"]),
+        ("below 0", IMAGES - 0.5, ValueError, ["[0, 0, 0, 0] = -0.5", "[0, 1]"]),
+        ("NaN", NAN_IMAGES, ValueError, ["[0, 0, 3, 0] = nan", "[0, 1]"]),
+    ):
+        for name, call in takes_images:
+            what_row = f"{name}: images {what}"
+            yield what_row, lambda c=call, x=images: c(x), error, ["images", *words]
+    for name, call in takes_images[4:]:
+        yield (
+            f"{name}: images of another size",
+            lambda c=call: c(np.zeros((1, 5, 6, 1))),
+            ValueError,
+            ["images", "(5, 6, 1)", "(4, 6, 1)"],
+        )
+
+    # Functions of images and an ablation.
+    for name, call in (
+        ("ablate", lambda a: ds.ablate(IMAGES, a)),
+        ("crop", lambda a: ds.crop(IMAGES, a)),
+        ("random_ablate", lambda a: ds.random_ablate(KEY, IMAGES, a)),
+    ):
+        words = ["width=7", "1..6"]
+        yield f"{name}: width", lambda c=call: c(ds.Columns(7)), ValueError, words
+    yield (
+        "crop: several windows",
+        lambda: ds.crop(IMAGES, ds.MultiColumns(2, 2)),
+        TypeError,
+        ["MultiColumns(width=2, keep=2)", "several windows", "Columns, Rows or Blocks"],
+    )
+    for name, call in (
+        ("ablate", lambda a: ds.ablate(IMAGES, a)),
+        ("crop", lambda a: ds.crop(IMAGES, a)),
+        ("random_ablate", lambda a: ds.random_ablate(KEY, IMAGES, a)),
+        ("masked_scores", lambda a: ds.masked_scores(uniform, a)),
+        (
+            "largest_certified_patch",
+            lambda a: ds.largest_certified_patch(VOTES, a, SIZE),
+        ),
+        ("save_scores", lambda a: save(ablation=a)),
+        ("SmoothedClassifier", lambda a: ds.SmoothedClassifier(uniform, a)),
+    ):
+        words = ["ablation='Columns(4)'"]
+        yield f"{name}: text", lambda c=call: c("Columns(4)"), TypeError, words
+
+    # Base classifiers and the settings that only run faster.
+    for name, argument, call in (
+        ("masked_scores", "chunk_size", lambda n: ds.masked_scores(
+            uniform, COLUMNS, chunk_size=n)),
+        ("score", "batch_size", lambda n: ds.score(uniform, IMAGES, batch_size=n)),
+        ("SmoothedClassifier.predict", "batch_size", lambda n: SMOOTHED.predict(
+            IMAGES, batch_size=n)),
+    ):  # fmt: skip
+        for value, error in ((0, ValueError), (-1, ValueError), (2.5, TypeError)):
+            yield (
+                f"{name}: {argument}={value}",
+                lambda c=call, v=value: c(v),
+                error,
+                [f"{argument}={value}", ">= 1" if error is ValueError else "integer"],
+            )
+    yield (
+        "score: scores of another shape",
+        lambda: ds.score(lambda x: x[..., 0, 0], IMAGES, batch_size=4),
+        ValueError,
+        ["scores_fn", "(4, 4)", "[B, P, K]"],
+    )
+    yield (
+        "masked_scores: logits of another shape",
+        lambda: ds.score(
+            ds.masked_scores(lambda x: x.mean((0, 1, 2)), COLUMNS), IMAGES
+        ),
+        ValueError,
+        ["logits_fn", "(2,)", "K]"],
+    )
+    yield (
+        "SmoothedClassifier.score: scores of another ablation",
+        lambda: ds.SmoothedClassifier(uniform, ds.Rows(1)).score(IMAGES),
+        ValueError,
+        ["6 ablations", "Rows(height=1", "4"],
+    )
+    yield (
+        "SmoothedClassifier: no function",
+        lambda: ds.SmoothedClassifier("resnet18", COLUMNS),
+        TypeError,
+        ["scores_fn='resnet18'", "function"],
+    )
+    yield (
+        "SmoothedClassifier: no such voting",
+        lambda: ds.SmoothedClassifier(uniform, COLUMNS, voting="majority"),
+        ValueError,
+        ["voting='majority'", "threshold", "top_one"],
+    )
+    for patch, error, words in (
+        (ds.Patch(5, 1), ValueError, ["patch 5x1", "4x6"]),
+        ((2, 2), TypeError, ["patch=(2, 2)", "Patch"]),
+    ):
+        yield (
+            f"SmoothedClassifier.certify: patch {patch}",
+            lambda p=patch: SMOOTHED.certify(IMAGES, p),
+            error,
+            words,
+        )
+    for name, call in (
+        ("masked_scores", lambda: ds.masked_scores("resnet18", COLUMNS)),
+        ("score", lambda: ds.score("resnet18", IMAGES)),
+    ):
+        words = ["'resnet18'", "function"]
+        yield f"{name}: no function", call, TypeError, words
+
+    # Stores and checkpoints.
+    yield (
+        "save_scores: scores of another ablation",
+        lambda: save(ablation=ds.Columns(2, stride=2)),
+        ValueError,
+        ["6 ablations", "stride=2", "3"],
+    )
+    yield (
+        "save_scores: image_shape without channels",
+        lambda: save(folder() / "scores", image_shape=SIZE),
+        ValueError,
+        ["image_shape=(4, 6)", "(H, W, C)"],
+    )
+    for what, path, words in (
+        ("nothing there", lambda: folder() / "scores", ["no store", "manifest.json"]),
+        ("a file", lambda: folder(scores="") / "scores", ["scores", "no store"]),
+        ("no JSON", lambda: folder(manifest_json="{"), ["manifest.json", "damaged"]),
+        ("a list", lambda: folder(manifest_json="[]"), ["manifest.json"]),
+        ("newer", lambda: folder(manifest_json='{"format": 99}'), ["99"]),
+    ):
+        yield (
+            f"open_scores: {what}",
+            lambda p=path: ds.open_scores(p()),
+            ds.StoreError,
+            words,
+        )
+    yield (
+        "ScoreStore.read: no such shard",
+        lambda: save(folder() / "scores").read(1),
+        ds.StoreError,
+        ["scores-00001.npy", "missing"],
+    )
+    yield (
+        "load_smoothed: nothing there",
+        lambda: ds.load_smoothed(folder()),
+        ds.CheckpointError,
+        ["no checkpoint", "train"],
+    )
+
+    # What the scripts hand on.
+    for text in ("", "5", "5x", "x5", "0x5", "5x0", "-1x2", "2x2,", "2.0x2", "2x2x2"):
+        bad = text.split(",")[-1]
+        words = ["--patches", repr(bad), "HEIGHTxWIDTH", "--patches=2x2,5x5"]
+        yield f"cli: {text!r}", lambda t=text: cli.parse_patches(t), ValueError, words
+    for change, error, words in (
+        ({"name": "adam"}, ValueError, ["optimizer.name='adam'", "adamw", "sgd"]),
+        ({"schedule": "step"}, ValueError, ["optimizer.schedule='step'", "cosine"]),
+        ({"learning_rate": 0}, ValueError, ["optimizer.learning_rate=0", "> 0"]),
+        ({"learning_rate": "1"}, TypeError, ["optimizer.learning_rate='1'", "number"]),
+        ({"weight_decay": -1}, ValueError, ["optimizer.weight_decay=-1", ">= 0"]),
+        ({"momentum": 1}, ValueError, ["optimizer.momentum=1", "< 1"]),
+        ({"warmup_epochs": -1}, ValueError, ["optimizer.warmup_epochs=-1", ">= 0"]),
+        ({"boundaries": (3, 2)}, ValueError, ["optimizer.boundaries=(3, 2)"]),
+    ):
+        yield (
+            f"training: {change}",
+            lambda c=change: training.OptimizerConfig(**c),
+            error,
+            words,
+        )
+    yield (
+        "training: warm-up longer than the run",
+        lambda: training.make_optimizer(
+            training.OptimizerConfig(warmup_epochs=3), num_epochs=3, steps_per_epoch=5
+        ),
+        ValueError,
+        ["optimizer.warmup_epochs=3", "epochs, 3"],
+    )
+    yield (
+        "training: shift",
+        lambda: training.AugmentConfig(shift=-1),
+        ValueError,
+        ["augment.shift=-1", ">= 0"],
+    )
+    yield (
+        "training: shift that is no whole pixel",
+        lambda: training.AugmentConfig(shift=1.5),
+        TypeError,
+        ["augment.shift=1.5", "integer"],
+    )
+    yield (
+        "models: no such model",
+        lambda: models.build(
+            {"name": "vgg"}, ablation=COLUMNS, image_shape=(4, 6, 1), num_classes=3
+        ),
+        ValueError,
+        ["name='vgg'", "resnet18", "small_cnn"],
+    )
+
+
+CALLS = list(calls())
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [row[1:] for row in CALLS],
+    ids=[row[0] for row in CALLS],
+)
+def test_bad_input_is_refused_with_a_remedy(call, error, words, without_shape_checks):
+    # Protects users: an error of ours, that names argument and value, in one line.
+    with pytest.raises(error) as raised:
+        call()
+    message = str(raised.value)
+    assert raised.type is error
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+
+
+def test_every_public_function_has_a_row():
+    # Protects the table from functions that it does not know.
+    filled_by_us = {"Accuracy", "Certificate", "Evaluation", "ScoreStore", "Ablation"}
+    unchecked = {"ScoreStore.span"}  # arithmetic on a number that `missing` gave
+    wanted = set()
+    for name in ds.__all__:
+        value = getattr(ds, name)
+        if inspect.isclass(value):
+            for key, member in vars(value).items():
+                is_abstract = getattr(member, "__isabstractmethod__", False)
+                if (
+                    inspect.isfunction(member)
+                    and not key.startswith("_")
+                    and not is_abstract
+                ):
+                    wanted |= {f"{name}.{key}"} if takes_arguments(member) else set()
+            if not dataclasses.is_dataclass(value):
+                continue
+        wanted.add(name)
+    rows = {row[0].partition(":")[0] for row in CALLS}
+    assert wanted - filled_by_us - unchecked <= rows
+
+
+def takes_arguments(method):
+    return len(inspect.signature(method).parameters) > 1
+
+
+TRAIN = ["train.py", "--config=configs/mnist5k_smoke.py", "--workdir={tmp}/new"]
+SCORED = ["certify.py", "--scores={scores}", "--out={tmp}/out"]
+TRAINED = ["certify.py", "--workdir={trained}", "--out={tmp}/out"]
+DEMO = "--workdir=runs/demo"
+COMMANDS = {
+    "train, no flag": (["train.py"], ["--config", "--workdir", "configs/mnist5k"]),
+    "train, no workdir": (TRAIN[:2], ["--workdir"]),
+    "train, no config": ([TRAIN[0], TRAIN[2]], ["--config", "configs/mnist5k"]),
+    "train, unknown flag": ([*TRAIN, "--epochs=3"], ["epochs", "help"]),
+    "train, no flag but a word": ([*TRAIN, "fast"], ["'fast'", "--help"]),
+    "train, config typo": (
+        [*TRAIN, "--config.train.epoch=3"],
+        ["config.train.epoch", "epochs"],
+    ),
+    "train, config value": ([*TRAIN, "--config.train.epochs=many"], ["epochs", "many"]),
+    "train, config missing": (
+        ["train.py", "--config=configs/mnist.py", TRAIN[2]],
+        ["configs/mnist.py"],
+    ),
+    "train, no such optimizer": (
+        [*TRAIN, "--config.train.optimizer.name=adam"],
+        ["optimizer.name='adam'", "adamw"],
+    ),
+    "train, no learning rate": (
+        [*TRAIN, "--config.train.optimizer.learning_rate=0"],
+        ["optimizer.learning_rate=0", "> 0"],
+    ),
+    "train, no batch": ([*TRAIN, "--config.train.batch_size=0"], ["batch_size=0", "1"]),
+    "train, no epochs": ([*TRAIN, "--config.train.epochs=0"], ["epochs=0"]),
+    "train, validated never": (
+        [*TRAIN, "--config.validation.every_epochs=0"],
+        ["every_epochs=0"],
+    ),
+    "train, window too wide": (
+        [*TRAIN, "--config.ablation.width=40"],
+        ["width=40", "1..28"],
+    ),
+    "train, no such ablation": (
+        [*TRAIN, "--config.ablation.kind=Bands"],
+        ["kind='Bands'", "Columns"],
+    ),
+    "train, no such model": (
+        [*TRAIN, "--config.model.name=vgg"],
+        ["'vgg'", "small_cnn"],
+    ),
+    "train, no such data": ([*TRAIN, "--config.data.name=mnist6k"], ["mnist6k"]),
+    "certify, no flag": (["certify.py"], ["--workdir", "--scores", DEMO]),
+    "certify, both": ([*SCORED, DEMO], ["either", "--workdir", "--scores"]),
+    "certify, unknown flag": ([*SCORED, "--patch=2x2"], ["patch", "help"]),
+    "certify, no flag but a word": ([*SCORED, "5x5"], ["'5x5'", "--help"]),
+    "certify, no workdir there": (
+        ["certify.py", "--workdir={tmp}/typo"],
+        ["typo", "no checkpoint", "train"],
+    ),
+    "certify, no scores there": (
+        ["certify.py", "--scores={tmp}/typo"],
+        ["typo", "no store"],
+    ),
+    "certify, malformed patches": ([*SCORED, "--patches=5"], ["'5'", "HEIGHTxWIDTH"]),
+    "certify, patch too large": ([*SCORED, "--patches=5x5"], ["patch 5x5", "4x6"]),
+    "certify, no such voting": (
+        [*SCORED, "--patches=2x2", "--voting=majority"],
+        ["voting", "majority", "threshold", "top_one"],
+    ),
+    "certify, threshold too high": (
+        [*SCORED, "--patches=2x2", "--threshold=1.5"],
+        ["threshold=1.5", "(0, 1]"],
+    ),
+    "certify, threshold 0": (
+        [*SCORED, "--patches=2x2", "--threshold=0"],
+        ["threshold=0", "(0, 1]"],
+    ),
+    "certify, threshold text": ([*SCORED, "--threshold=low"], ["threshold", "low"]),
+    "certify, workdir, patch too large": (
+        [*TRAINED, "--patches=2x2,29x1"],
+        ["patch 29x1", "28x28"],
+    ),
+    "certify, workdir, too many images": (
+        [*TRAINED, "--num_images=1001"],
+        ["--num_images=1001", "1..1000"],
+    ),
+    "certify, workdir, no such split": (
+        [*TRAINED, "--split=eval"],
+        ["split='eval'", "validation"],
+    ),
+    "certify, workdir, no such voting": (
+        [*TRAINED, "--voting=majority"],
+        ["voting", "majority", "top_one"],
+    ),
+    "certify, workdir, threshold too high": (
+        [*TRAINED, "--threshold=1.5"],
+        ["threshold=1.5", "(0, 1]"],
+    ),
+    "certify, workdir, no batch": (
+        [*TRAINED, "--batch_size=0"],
+        ["batch_size=0", ">= 1"],
+    ),
+}
+
+# Each command in a process of its own, forked where imports are done and data are read
+# already: as `python train.py ...` would run, in a fraction of the time.
+DRIVER = """
+import json, os, runpy, signal, sys, tempfile, traceback
+import absl.app, jax, ml_collections.config_flags, numpy, tqdm
+import dsmooth_jax.data, dsmooth_jax.report
+
+dsmooth_jax.data.load("mnist5k", "test")  # read here, it is in memory there
+
+def run(arguments):
+    sys.argv = arguments
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+results = {}
+for name, arguments in json.load(sys.stdin).items():
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        if not (child := os.fork()):
+            signal.alarm(10)  # what is refused is refused at once
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            status = run(arguments)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        results[name] = status, out.read().decode(), err.read().decode()
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def finished(scratch, smoke_run):
+    """(exit status, stdout, stderr) of each command."""
+    save(scratch / "scores")
+    places = {"tmp": scratch, "scores": scratch / "scores", "trained": smoke_run}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(
+            {
+                name: [argument.format(**places) for argument in arguments]
+                for name, (arguments, _) in COMMANDS.items()
+            }
+            | {
+                f"{name} --help": [name, "--help"]
+                for name in ("train.py", "certify.py")
+            }
+        ),
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_command_line_gets_one_line_with_the_remedy(finished, name):
+    # Protects users of the scripts: a status that scripts see, and never a traceback.
+    status, _, error = finished[name]
+    assert "Traceback" not in error, error
+    assert status > 0, f"status {status}; negative: killed, it was not refused at once"
+    for word in COMMANDS[name][1]:
+        assert word in error
+    lines = error.strip().splitlines()
+    if lines[-1:] == ["Pass --helpshort or --helpfull to see help on flags."]:
+        lines.pop()  # absl adds this to its own errors
+    assert len(lines) == 1, error
+
+
+def test_a_wrong_command_line_leaves_nothing_behind(finished, scratch):
+    # Protects folders: what was refused before any work has not begun a run there.
+    assert sorted(path.name for path in scratch.iterdir()) == ["scores"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", ["python train.py --config=configs/", "--workdir", "killed"]),
+        ("certify.py", ["python certify.py --workdir", "--patches", "HEIGHTxWIDTH"]),
+    ],
+)
+def test_help_explains(finished, script, words):
+    # Protects --help, the first thing a new user types: purpose, examples, own flags.
+    _, text, error = finished[f"{script} --help"]
+    assert "Traceback" not in error
+    for word in words:
+        assert word in text

@@ -1,0 +1,273 @@
+"""bandnet: the window is all that a score can see, and all readings agree."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsmooth_jax import masking
+from dsmooth_jax.ablation import Blocks, Columns, MultiBlocks, MultiColumns, Rows
+from dsmooth_jax.models.bandnet import (
+    band_network,
+    bandnet,
+    receptive_field,
+    strides,
+    window_kernels,
+)
+from dsmooth_jax.scoring import score
+
+NUM_CLASSES = 3
+MOMENTUM = 0.9  # of the running batch statistics
+SMALL = {"num_classes": NUM_CLASSES, "width": 4, "depth": 3, "crops": 2}
+
+# Cut along either axis and both, strides that divide and do not, H != W, windows that
+# are one pixel, that are halved on the way and that are the whole axis.
+GEOMETRIES = [
+    (Columns(1), (5, 6, 1)),
+    (Columns(4, stride=3), (9, 10, 2)),
+    (Columns(11, stride=4), (4, 11, 1)),
+    (Rows(9, stride=2), (12, 5, 1)),
+    (Blocks(3, 8, stride=2), (6, 9, 1)),
+    (Blocks(9, 2, stride=5), (10, 7, 1)),
+]
+
+
+def make(ablation, image_shape, **changes):
+    """The network, and variables drawn so that every one of them matters."""
+    net = band_network(ablation, image_shape=image_shape, **{**SMALL, **changes})
+    random = np.random.default_rng(0)
+
+    def draw(leaf):  # no `init`: it would have to be compiled for every geometry
+        if len(leaf.shape) == 1:  # scales, variances: positive
+            return random.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        fan_in = math.prod(leaf.shape[:-1])
+        return random.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+
+    return net, jax.tree.map(draw, jax.eval_shape(net.init, jax.random.key(0)))
+
+
+def random_images(num_images, image_shape):
+    shape = (num_images, *image_shape)
+    return np.random.default_rng(1).uniform(size=shape).astype(np.float32)
+
+
+def test_kernels_see_exactly_the_window():
+    """Every pixel of the window and no other, at every depth that can reach it."""
+    for window in range(1, 300):
+        least = max(1, window.bit_length() - 2)
+        for depth in range(least, 12):
+            kernels = window_kernels(window, depth)
+            assert len(kernels) == depth + 1
+            assert receptive_field(kernels) == window
+            seen = {0}
+            for extent, dilation in kernels:
+                seen = {x + i * dilation for x in seen for i in range(extent)}
+            assert seen == set(range(window))
+
+
+@pytest.mark.parametrize("window, depth", [(8, 1), (25, 2), (299, 6)])
+def test_too_small_a_depth_is_refused_with_the_least_that_works(window, depth):
+    with pytest.raises(
+        ValueError, match=f"depth={depth} must be >= {depth + 1} to see"
+    ):
+        window_kernels(window, depth)
+    window_kernels(window, depth + 1)
+
+
+@given(window=st.integers(1, 40), step=st.integers(0, 9), count=st.integers(1, 4))
+def test_strides_compute_just_the_outputs_asked_for(window, step, count):
+    """Followed through all layers, position i of the last one sees window i."""
+    count = 1 if step == 0 else count
+    kernels = window_kernels(window, 5)
+    seen = [{pixel} for pixel in range((count - 1) * step + window)]
+    for (extent, _), (stride, dilation) in zip(
+        kernels, strides(kernels, step), strict=True
+    ):
+        reach = (extent - 1) * dilation
+        seen = [
+            set().union(*(seen[first + i * dilation] for i in range(extent)))
+            for first in range(0, len(seen) - reach, stride)
+        ]
+    assert seen == [set(range(i * step, i * step + window)) for i in range(count)]
+
+
+@pytest.mark.parametrize("ablation, image_shape", GEOMETRIES)
+def test_scores_see_their_window_and_nothing_else(ablation, image_shape):
+    """NaN in all that an ablation hides, and in the other images of the batch, changes
+    no bit of its scores; NaN in a pixel shows in the ablations that keep it."""
+    net, variables = make(ablation, image_shape)
+    logits_fn = jax.jit(net.image_logits)
+    keep = ablation.keep_masks(image_shape[:2])
+    pixels = np.eye(math.prod(image_shape[:2]), dtype=bool)
+    pixels = pixels.reshape(-1, *image_shape[:2])
+    shown = np.concatenate([keep, ~pixels])  # one image each
+    images = np.repeat(random_images(1, image_shape), len(shown), axis=0)
+    clean = np.asarray(logits_fn(variables, images))
+    assert clean.shape == (len(shown), len(keep), NUM_CLASSES)
+    assert np.isfinite(clean).all()
+    poisoned = np.where(shown[..., None], images, np.float32(np.nan))
+    logits = np.asarray(logits_fn(variables, poisoned))
+    own = np.arange(len(keep))
+    np.testing.assert_array_equal(logits[own, own], clean[own, own])
+    is_hit = np.isnan(logits[len(keep) :]).any(axis=-1)  # [HW, P]
+    np.testing.assert_array_equal(is_hit, keep.reshape(len(keep), -1).T)
+
+
+@st.composite
+def geometries(draw):
+    height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    stride = draw(st.integers(1, 5))
+    rows, columns = draw(st.integers(1, height)), draw(st.integers(1, width))
+    ablation = draw(
+        st.sampled_from(
+            [
+                Columns(columns, stride=stride),
+                Rows(rows, stride=stride),
+                Blocks(rows, columns, stride=stride),
+            ]
+        )
+    )
+    return ablation, (height, width, draw(st.integers(1, 2)))
+
+
+@settings(max_examples=8)
+@given(geometries())
+def test_one_pass_and_single_windows_agree(geometry):
+    """Dilation over the image and strides over one window are the same function."""
+    ablation, image_shape = geometry
+    net, variables = make(ablation, image_shape, crops=1)
+    images = random_images(2, image_shape)
+    starts = masking.window_starts(ablation, image_shape[:2])
+
+    @jax.jit
+    def one_by_one(variables, images):
+        windows = masking.crop(images, ablation)
+        windows = windows.reshape(-1, *windows.shape[2:])
+        return net.window_logits(variables, windows, jnp.tile(starts, (2, 1)))
+
+    dense = jax.jit(net.image_logits)(variables, images)
+    alone = one_by_one(variables, images).reshape(dense.shape)
+    np.testing.assert_allclose(dense, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ablation, image_shape, rectangle",
+    [(Columns(4), (8, 9, 1), (1, 3)), (Blocks(5, 2, stride=3), (9, 6, 1), (2, 2))],
+)
+def test_training_reads_what_is_certified(ablation, image_shape, rectangle):
+    """Given the batch statistics of the crops, the one pass gives the logits of
+    the training mode, also of windows across the edge."""
+    net, variables = make(ablation, image_shape, crops=math.prod(rectangle))
+    params = variables["params"]
+    zeros = jax.tree.map(np.zeros_like, variables["batch_stats"])
+    images = jnp.asarray(random_images(3, image_shape))
+    starts = masking.window_starts(ablation, image_shape[:2])
+    first = starts[[0, 2, len(starts) - 1]]
+    offsets = np.indices(rectangle).reshape(2, -1).T * ablation.stride
+    chosen = (first[:, None] + offsets) % image_shape[:2]  # [B, n, 2]
+    is_chosen = (chosen[:, :, None] == starts).all(axis=-1)  # [B, n, P]
+    assert (is_chosen.sum(axis=-1) == 1).all()
+
+    given = {"params": params, "batch_stats": zeros}
+    logits, updated = jax.jit(net.train_logits)(given, images, jnp.asarray(first))
+    of_crops = jax.tree.map(lambda x: x / (1 - MOMENTUM), updated)
+    given = {"params": params, "batch_stats": of_crops}
+    one_pass = np.asarray(jax.jit(net.image_logits)(given, images))
+    wanted = np.take_along_axis(one_pass, is_chosen.argmax(axis=-1)[..., None], axis=1)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ablation, image_shape",
+    [(Columns(4), (8, 9, 1)), (Blocks(5, 7, stride=3), (9, 8, 1))],
+)
+def test_gradient_on_crops_is_that_of_the_one_pass_loss(ablation, image_shape):
+    """In evaluation mode (batch statistics are constants), over all ablations."""
+    net, variables = make(ablation, image_shape)
+    images = jnp.asarray(random_images(2, image_shape))
+    starts = masking.window_starts(ablation, image_shape[:2])
+
+    def one_pass_loss(params):
+        logits = net.image_logits({**variables, "params": params}, images)
+        return -jax.nn.log_softmax(logits)[..., 0].mean()
+
+    def crop_loss(params):
+        windows = masking.crop(images, ablation)
+        windows = windows.reshape(-1, *windows.shape[2:])
+        given = {**variables, "params": params}
+        logits = net.window_logits(given, windows, jnp.tile(starts, (2, 1)))
+        return -jax.nn.log_softmax(logits)[..., 0].mean()
+
+    wanted = jax.tree.leaves(jax.jit(jax.grad(one_pass_loss))(variables["params"]))
+    gradient = jax.tree.leaves(jax.jit(jax.grad(crop_loss))(variables["params"]))
+    largest = max(jnp.abs(leaf).max() for leaf in wanted)
+    for got, want in zip(gradient, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_training_draws_ablations_of_each_image():
+    """The base classifier's crops start at ablations, uniformly, by the key alone."""
+    ablation, image_shape = Columns(2, stride=3), (4, 9, 1)
+    options = {"image_shape": image_shape, **SMALL, "crops": 1}
+    base = bandnet(ablation, **options)
+    _, variables = make(ablation, image_shape)
+    images = np.repeat(random_images(1, image_shape), 64, axis=0)
+    train_logits = jax.jit(base.train_logits)
+    logits, batch_stats = train_logits(variables, images, jax.random.key(3))
+    assert logits.shape == (64, 1, NUM_CLASSES)
+    assert jax.tree.structure(batch_stats) == jax.tree.structure(
+        variables["batch_stats"]
+    )
+    counts = np.unique(np.asarray(logits).round(4), axis=0, return_counts=True)[1]
+    assert len(counts) == 3 and counts.min() >= 8  # of 64, 21 expected
+
+
+def test_scores_are_the_softmax_of_the_one_pass():
+    """What is certified is the one pass, through `score`, ragged batches included."""
+    ablation, image_shape = Columns(4), (6, 7, 1)
+    net, variables = make(ablation, image_shape)
+    base = bandnet(ablation, image_shape=image_shape, **SMALL)
+    images = random_images(5, image_shape)
+    scores = score(base.scores_fn(variables), images, batch_size=2)
+    wanted = jax.nn.softmax(jax.jit(net.image_logits)(variables, images), axis=-1)
+    np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_imagenet_size_can_be_expressed():
+    """299 x 299 pixels, columns of 25, 1,000 classes; shapes only."""
+    ablation, image_shape = Columns(25), (299, 299, 3)
+    base = bandnet(ablation, image_shape=image_shape, num_classes=1000)
+    variables = jax.eval_shape(base.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    scores = jax.eval_shape(lambda v, x: base.scores_fn(v)(x), variables, images)
+    assert scores.shape == (2, 299, 1000)
+
+
+@pytest.mark.parametrize("ablation", [MultiColumns(2, 2), MultiBlocks(4, 2)])
+def test_several_windows_are_refused(ablation):
+    with pytest.raises(TypeError, match="use Columns, Rows or Blocks"):
+        bandnet(ablation, image_shape=(8, 8, 1), **SMALL)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"ablation": Columns(9)}, r"width=9 must be in 1\.\.8, the image width"),
+        ({"ablation": Columns(8), "depth": 1}, "depth=1 must be >= 2 to see 8 pixels"),
+        ({"width": 0}, "width=0 must be >= 1"),
+        ({"depth": 0}, "depth=0 must be >= 1"),
+        ({"crops": 0}, "crops=0 must be rows"),
+        ({"crops": 9}, "an image has 1 x 8"),
+        ({"ablation": Blocks(2, stride=3), "crops": 5}, "an image has 3 x 3"),
+        ({"num_classes": 1}, "num_classes=1 must be >= 2"),
+        ({"image_shape": (8, 8)}, "image_shape"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(changes, message):
+    options = {"ablation": Columns(2), "image_shape": (8, 8, 1), **SMALL, **changes}
+    with pytest.raises(ValueError, match=message):
+        bandnet(options.pop("ablation"), **options)
