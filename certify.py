@@ -22,7 +22,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, cli, data, provenance, report, store
 from dsmooth_jax.ablation import ablation_to_json
 from dsmooth_jax.certificate import RULES, concatenate
-from dsmooth_jax.scoring import MATMUL_PRECISION
+from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import VOTINGS, cast_votes
 
@@ -104,6 +104,14 @@ def score_workdir(workdir, patches):
         },
     )
     todo = scores.missing
+    if todo and not is_masked(smoothed.scores_fn):
+        ds.check_locality(
+            smoothed.scores_fn,
+            smoothed.ablation,
+            smoothed.image_shape,
+            batch_size=FLAGS.batch_size,
+        )
+        print("checked: the score of each ablation depends on what it keeps, alone")
     started = time.time()
     for shard in tqdm(todo, unit="shard", disable=not sys.stderr.isatty()):
         part = images.images[scores.span(shard)]

@@ -9,6 +9,6 @@ from configs import mnist5k_columns
 def get_config():
     config = mnist5k_columns.get_config()
     config.train.epochs = 2
-    config.train.optimizer.learning_rate = 2e-3
+    config.train.optimizer.warmup_epochs = 0.5
     config.validation.every_epochs = 1
     return config

@@ -32,8 +32,14 @@ from dsmooth_jax.evaluation import (
     choose_threshold,
     evaluate,
 )
+from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masking import ablate, crop, random_ablate
-from dsmooth_jax.scoring import masked_scores, score
+from dsmooth_jax.scoring import (
+    cropped_scores,
+    masked_scores,
+    one_pass_scores,
+    score,
+)
 from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
 from dsmooth_jax.store import ScoreStore, StoreError, open_scores, save_scores
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
@@ -59,13 +65,16 @@ __all__ = [
     "ablate",
     "base_accuracy",
     "certify",
+    "check_locality",
     "choose_threshold",
     "crop",
+    "cropped_scores",
     "evaluate",
     "largest_certified_patch",
     "load_smoothed",
     "masked_scores",
     "max_touched",
+    "one_pass_scores",
     "open_scores",
     "placements",
     "random_ablate",

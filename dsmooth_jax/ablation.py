@@ -284,6 +284,15 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
 
 
+def check_single_window(ablation: Any) -> None:
+    """Raises TypeError unless each ablation keeps one window, which can be cut out."""
+    if not isinstance(ablation, SingleWindow):
+        raise TypeError(
+            f"ablation={ablation!r} keeps several windows, which cannot be cropped out "
+            "as one; use ablate (masked_scores), or Columns, Rows or Blocks"
+        )
+
+
 def check_image_size(image_size: ImageSize) -> ImageSize:
     """Returns (H, W) as Python ints, or raises the error that says what is wrong."""
     try:

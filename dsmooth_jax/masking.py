@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dsmooth_jax.ablation import Ablation, SingleWindow
+from dsmooth_jax.ablation import Ablation, SingleWindow, check_single_window
 from dsmooth_jax.types import ImageSize
 
 # A table, not a division: compilers turn x / 255 into x * (1 / 255), which differs in
@@ -176,11 +176,7 @@ def check_images(images: Array | np.ndarray) -> Array | np.ndarray:
 
 def window_starts(ablation: SingleWindow, image_size: ImageSize) -> np.ndarray:
     """int32 [P, 2]: where each window starts; refuses ablations of several windows."""
-    if not isinstance(ablation, SingleWindow):
-        raise TypeError(
-            f"ablation={ablation!r} keeps several windows, which cannot be cropped out "
-            "as one; use ablate, or Columns, Rows or Blocks"
-        )
+    check_single_window(ablation)
     return ablation.starts(image_size).astype(np.int32)
 
 

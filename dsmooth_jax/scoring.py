@@ -3,8 +3,10 @@
 A base classifier is a function ``scores_fn(images [B, H, W, C]) -> scores [B, P, K]``:
 float32 images in [0, 1] to the softmax of each ablation. The contract on which every
 certificate rests: the score of ablation p depends on no pixel that p hides, on no other
-image and not on the batch size. `masked_scores` makes a base classifier of any image
-classifier; `score` runs one over many images. This module knows no labels.
+image and not on the batch size. There are three ways to make one: `masked_scores` (of
+any image classifier; P passes), `cropped_scores` (of a classifier of windows; P small
+passes) and `one_pass_scores` (of a network whose receptive field is the window).
+`score` runs one over many images. This module knows no labels.
 
 A function that closes over its weights works, but JAX compiles them into the program as
 constants. ``jax.tree_util.Partial(fn, weights)`` makes them arguments: the same result,
@@ -23,8 +25,14 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.masking import ablate_at, check_images, to_unit
+from dsmooth_jax.ablation import Ablation, SingleWindow, check_single_window
+from dsmooth_jax.masking import (
+    ablate_at,
+    check_images,
+    crop_at,
+    to_unit,
+    window_starts,
+)
 from dsmooth_jax.types import Scores
 
 ScoresFn = Callable[[Array], Array]
@@ -56,36 +64,143 @@ def masked_scores(
       Ablated images are selected, not multiplied, so score p depends on no pixel that
       ablation p hides, for every logits_fn that keeps to the above.
     """
-    _check_positive("chunk_size", chunk_size)
+    check_positive("chunk_size", chunk_size)
     return Partial(_MaskedScores(ablation, chunk_size), _as_partial(logits_fn))
+
+
+def cropped_scores(
+    logits_fn: Callable[[Array, Array], Array],
+    ablation: SingleWindow,
+    *,
+    chunk_size: int = 8,
+) -> ScoresFn:
+    """Makes a base classifier of a classifier of windows that is told where they start.
+
+    Args:
+      logits_fn: (windows [M, h, w, 2C], starts int [M, 2]) -> [M, K], any JAX function;
+        row m of its result must depend on row m of its arguments only.
+      ablation: `Columns`, `Rows` or `Blocks`.
+      chunk_size: as in `masked_scores`.
+
+    Returns:
+      A scores_fn: images [B, H, W, C] -> scores [B, P, K].
+
+    Raises:
+      TypeError: an ablation that keeps several windows.
+      ValueError: chunk_size < 1.
+
+    Guarantee:
+      logits_fn never gets a pixel that the ablation hides. `check_locality` tests that
+      it keeps the rows of its arguments apart.
+    """
+    check_positive("chunk_size", chunk_size)
+    check_single_window(ablation)
+    return Partial(_CroppedScores(ablation, chunk_size), _as_partial(logits_fn))
+
+
+def one_pass_scores(
+    logits_fn: Callable[[Array], Array], ablation: Ablation
+) -> ScoresFn:
+    """Makes a base classifier of a network that gives all P logits in a single pass.
+
+    Args:
+      logits_fn: [B, H, W, C] -> [B, P, K], a JAX function of float32 images in [0, 1];
+        entry p must depend only on the pixels that ablation p keeps.
+      ablation: the ablation, whose order the P logits follow.
+
+    Returns:
+      A scores_fn: images [B, H, W, C] -> scores [B, P, K].
+
+    Guarantee:
+      None by construction: all rests on the receptive field of logits_fn. Prove it with
+      `check_locality` before certifying anything, as certify.py does.
+    """
+    return Partial(_OnePassScores(ablation), _as_partial(logits_fn))
+
+
+def is_masked(scores_fn: ScoresFn) -> bool:
+    """Whether `masked_scores` made it: no hidden pixel can reach its classifier."""
+    return isinstance(scores_fn, Partial) and isinstance(scores_fn.func, _MaskedScores)
+
+
+# The static halves of the three. Equal values are equal to JAX: one compilation.
 
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedScores:
-    """The static half of `masked_scores`; equal values share one compilation."""
-
     ablation: Ablation
     chunk_size: int
 
     def __call__(
         self, logits_fn: Partial, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
-        batch = len(images)
-        num_ablations = self.ablation.num_ablations(images.shape[1:3])
-        size = min(self.chunk_size, num_ablations)
-        num_chunks = -(-num_ablations // size)
-        # The last chunk is filled up by repeating ablations, which are cut off again.
-        index = jnp.arange(num_chunks * size) % num_ablations
-
-        def chunk_scores(chunk):  # [size] -> [B, size, K]
+        def chunk_logits(chunk):  # int [size] -> [B size, K]
             inputs = ablate_at(images, self.ablation, chunk)
-            logits = logits_fn(inputs.reshape(-1, *inputs.shape[2:]))
-            _check_logits(logits, batch * size)
-            return softmax(logits).reshape(batch, size, -1)
+            return logits_fn(inputs.reshape(-1, *inputs.shape[2:]))
 
-        chunks = jax.lax.map(chunk_scores, index.reshape(num_chunks, size))
-        scores = jnp.moveaxis(chunks, 0, 1)  # [B, num_chunks, size, K]
-        return scores.reshape(batch, num_chunks * size, -1)[:, :num_ablations]
+        num_ablations = self.ablation.num_ablations(images.shape[1:3])
+        return _in_chunks(chunk_logits, len(images), num_ablations, self.chunk_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CroppedScores:
+    ablation: SingleWindow
+    chunk_size: int
+
+    def __call__(
+        self, logits_fn: Partial, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        starts = jnp.asarray(window_starts(self.ablation, images.shape[1:3]))
+
+        def chunk_logits(chunk):  # int [size] -> [B size, K]
+            windows = crop_at(images, self.ablation, starts[chunk])
+            where = jnp.tile(starts[chunk], (len(images), 1))
+            return logits_fn(windows.reshape(-1, *windows.shape[2:]), where)
+
+        return _in_chunks(chunk_logits, len(images), len(starts), self.chunk_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnePassScores:
+    ablation: Ablation
+
+    def __call__(
+        self, logits_fn: Partial, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        logits = logits_fn(images)
+        expected = (len(images), self.ablation.num_ablations(images.shape[1:3]))
+        if logits.ndim != 3 or logits.shape[:2] != expected or logits.shape[2] < 2:
+            raise ValueError(
+                f"logits_fn returned shape {logits.shape}; it must be [{expected[0]}, "
+                f"{expected[1]}, K], one for each ablation of {self.ablation}"
+            )
+        return softmax(logits)
+
+
+def _in_chunks(
+    chunk_logits: Callable[[Array], Array],
+    batch: int,
+    num_ablations: int,
+    chunk_size: int,
+) -> Float[Array, "B P K"]:
+    """Softmax of all ablations, ``chunk_size`` of each image at a time."""
+    size = min(chunk_size, num_ablations)
+    num_chunks = -(-num_ablations // size)
+    # The last chunk is filled up by repeating ablations, which are cut off again.
+    index = jnp.arange(num_chunks * size) % num_ablations
+
+    def chunk_scores(chunk):  # int [size] -> [B, size, K]
+        logits = chunk_logits(chunk)
+        if logits.ndim != 2 or len(logits) != batch * size or logits.shape[1] < 2:
+            raise ValueError(
+                f"logits_fn returned shape {logits.shape} for {batch * size} ablated "
+                f"images; it must be [{batch * size}, K] with K >= 2 classes"
+            )
+        return softmax(logits).reshape(batch, size, -1)
+
+    chunks = jax.lax.map(chunk_scores, index.reshape(num_chunks, size))
+    scores = jnp.moveaxis(chunks, 0, 1)  # [B, num_chunks, size, K]
+    return scores.reshape(batch, num_chunks * size, -1)[:, :num_ablations]
 
 
 def softmax(logits: Float[Array, "... K"]) -> Float[Array, "... K"]:
@@ -121,12 +236,11 @@ def score(
       most (about 1e-6; votes within that of the threshold may differ).
     """
     images = check_images(images)
-    _check_positive("batch_size", batch_size)
-    num_devices = jax.local_device_count()
-    batch_size = -(-batch_size // num_devices) * num_devices
+    check_positive("batch_size", batch_size)
+    batch_size = padded_batch_size(batch_size)
     batch_shape = (batch_size, *images.shape[1:])
     num_images = len(images)
-    run = functools.partial(_score_batch, _as_partial(scores_fn))
+    run = functools.partial(score_batch, scores_fn)
     shape = jax.eval_shape(run, jax.ShapeDtypeStruct(batch_shape, images.dtype)).shape
     if len(shape) != 3 or shape[0] != batch_size or shape[1] < 1 or shape[2] < 2:
         raise ValueError(
@@ -142,9 +256,20 @@ def score(
     return scores
 
 
+def padded_batch_size(batch_size: int) -> int:
+    """The multiple of the device count that batches are padded to."""
+    num_devices = jax.local_device_count()
+    return -(-batch_size // num_devices) * num_devices
+
+
+def score_batch(scores_fn: ScoresFn, batch: Array | np.ndarray) -> Array:
+    """Scores one padded batch by the compiled program of `score`; checks nothing."""
+    return _score_batch(_as_partial(scores_fn), batch)
+
+
 @jax.jit
 def _score_batch(scores_fn: Partial, batch: Array) -> Array:
-    """One padded batch, each device its share, without communication."""
+    """Each device its share of the batch, without communication."""
     mesh = jax.make_mesh(
         (jax.local_device_count(),),
         ("batch",),
@@ -167,16 +292,9 @@ def _as_partial(fn: Callable) -> Partial:
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 
-def _check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless the value is an integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}={value!r} must be an integer")
     if value < 1:
         raise ValueError(f"{name}={value} must be >= 1")
-
-
-def _check_logits(logits: Array, num_inputs: int) -> None:
-    if logits.ndim != 2 or logits.shape[0] != num_inputs or logits.shape[1] < 2:
-        raise ValueError(
-            f"logits_fn returned shape {logits.shape} for {num_inputs} ablated images; "
-            f"it must be [{num_inputs}, K] with K >= 2 classes"
-        )

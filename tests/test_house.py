@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each may import only those before it.
 HOST_SIDE = ["types", "ablation", "threat", "voting", "certificate", "evaluation"]
 HOST_SIDE += ["provenance", "store", "report"]
-DEVICE_SIDE = ["masking", "scoring", "models.base", "models.resnet", "models.small_cnn"]
-DEVICE_SIDE += [
+DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet",
+"models.small_cnn"] DEVICE_SIDE += [
     "models.bandnet",
     "models",
     "data",

@@ -174,7 +174,12 @@ def test_sgd_weight_decay_is_the_papers():
         assert float(params) == pytest.approx(expected, rel=1e-6)
 
 
-CONFIGS = ["mnist5k_columns", "mnist5k_smoke", "cifar10_columns4_resnet18"]
+CONFIGS = [
+    "cifar10_columns4_resnet18",
+    "mnist5k_columns",
+    "mnist5k_columns_small_cnn",
+    "mnist5k_smoke",
+]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,14 +1,15 @@
 """Base classifiers: networks that score one ablation at a time.
 
 `build` makes one from the plain JSON that a checkpoint carries. The networks are Flax
-NNX modules (`resnet`, `small_cnn`); `base` turns them into functions of plain dicts,
-which is all that the rest of the package sees.
+NNX modules (`resnet`, `small_cnn`, `bandnet`); `base` turns them into functions of
+plain dicts, which is all that the rest of the package sees.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.models.bandnet import bandnet
 from dsmooth_jax.models.base import (
     BaseClassifier,
     Network,
@@ -23,6 +24,7 @@ __all__ = [
     "BaseClassifier",
     "Network",
     "Variables",
+    "bandnet",
     "build",
     "masked_classifier",
     "network",
@@ -45,7 +47,9 @@ def build(
       spec: plain JSON, one of
         {"name": "resnet18", "stem": "cifar"}: "resnet18", "resnet34" or "resnet50",
           stem "cifar" or "imagenet", and optionally "width" (64);
-        {"name": "small_cnn"}.
+        {"name": "small_cnn"},
+        {"name": "bandnet"} and optionally "width" (32), "depth" (6), "crops" (4), see
+          `bandnet`: all ablations in one pass.
       ablation: what is kept of an image.
       image_shape: (H, W, C) of the images, in pixels and colour channels.
       num_classes: K.
@@ -70,10 +74,16 @@ def build(
         case "small_cnn":
             _check_keys(spec, required={"name"}, optional=set())
             net = small_cnn(image_shape=image_shape, num_classes=num_classes)
+        case "bandnet":
+            optional = {"width", "depth", "crops"}
+            _check_keys(spec, required={"name"}, optional=optional)
+            return bandnet(
+                ablation, image_shape=image_shape, num_classes=num_classes, **options
+            )
         case _:
             raise ValueError(
                 f"name={name!r} in the model's spec must be one of 'resnet18', "
-                "'resnet34', 'resnet50', 'small_cnn'"
+                "'resnet34', 'resnet50', 'small_cnn', 'bandnet'"
             )
     return masked_classifier(net, ablation, chunk_size=chunk_size)
 
