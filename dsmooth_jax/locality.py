@@ -22,8 +22,8 @@ from dsmooth_jax.types import ImageShape
 _POISONS = (float("nan"), 1e30, -1e30, None)
 """What hidden pixels are set to; None: other pixels in [0, 1], drawn at random.
 
-NaN finds almost every leak; ``jnp.where(x > 0, x, 0)`` swallows NaN, hence the extremes;
-a network may saturate at those, hence the ordinary pixels."""
+NaN finds almost every leak; ``jnp.where(x > 0, x, 0)`` swallows NaN, hence the
+extremes; a network may saturate at those, hence the ordinary pixels."""
 
 
 def check_locality(

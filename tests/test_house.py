@@ -18,15 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each may import only those before it.
 HOST_SIDE = ["types", "ablation", "threat", "voting", "certificate", "evaluation"]
 HOST_SIDE += ["provenance", "store", "report"]
-DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet",
-"models.small_cnn"] DEVICE_SIDE += [
-    "models.bandnet",
-    "models",
-    "data",
-    "training",
-    "checkpoint",
-    "smoothed",
-]
+DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
+DEVICE_SIDE += ["models.small_cnn", "models.bandnet", "models", "data", "training"]
+DEVICE_SIDE += ["checkpoint", "smoothed"]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]

@@ -307,7 +307,7 @@ class BandNet(nnx.Module):
             axis_kernels or ((3, 1),) * (depth + 1) for axis_kernels in kernels
         )
         stem, *blocks = (
-            (height[0], width[0]) for height, width in zip(*all_kernels, strict=True)
+            (rows[0], columns[0]) for rows, columns in zip(*all_kernels, strict=True)
         )
         self.stem_conv = _Conv(stem, in_channels, width, whole, rngs)
         self.stem_norm = _norm(width, rngs)
