@@ -15,16 +15,16 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from tqdm import tqdm
 
 import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, cli, data, provenance, report, store
 from dsmooth_jax.ablation import ablation_to_json
 from dsmooth_jax.certificate import RULES, concatenate
-from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
+from dsmooth_jax.scoring import MATMUL_PRECISION, check_positive, is_masked
 from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.voting import VOTINGS, cast_votes
+from dsmooth_jax.voting import VOTINGS, cast_votes, check_threshold, check_voting
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a training run, to certify its best.")
@@ -44,29 +44,33 @@ flags.DEFINE_integer("batch_size", 32, "Images scored at a time; speed only.")
 flags.DEFINE_integer("chunk_size", 8, "Ablations of each at a time; speed only.")
 
 
-def main(argv):
-    with cli.errors_in_one_line("certify.py"):
-        if len(argv) > 1:
-            raise ValueError(f"{argv[1]!r} is no flag; see certify.py --help")
-        if (FLAGS.workdir is None) == (FLAGS.scores is None):
-            raise ValueError(
-                "give either --workdir or --scores; for example --workdir=runs/demo"
-            )
-        patches = cli.parse_patches(FLAGS.patches)
-        if FLAGS.scores is None:
-            scores = score_workdir(pathlib.Path(FLAGS.workdir), patches)
-            out = scores.path.parent
-        else:
-            scores = ds.open_scores(FLAGS.scores)
-            out = pathlib.Path(FLAGS.out or scores.path.parent)
-        answer(scores, patches, out)
+def main(_):
+    if (FLAGS.workdir is None) == (FLAGS.scores is None):
+        raise ValueError(
+            "give either --workdir or --scores; for example --workdir=runs/demo"
+        )
+    # What cannot be is refused before the costly part, and leaves nothing behind.
+    patches = cli.parse_patches(FLAGS.patches)
+    check_positive("--batch_size", FLAGS.batch_size)
+    check_positive("--chunk_size", FLAGS.chunk_size)
+    if FLAGS.voting is not None:
+        check_voting(FLAGS.voting)
+    if FLAGS.threshold is not None:
+        check_threshold(FLAGS.threshold)
+    if FLAGS.scores is None:
+        scores = score_workdir(pathlib.Path(FLAGS.workdir), patches)
+        out = scores.path.parent
+    else:
+        scores = ds.open_scores(FLAGS.scores)
+        out = pathlib.Path(FLAGS.out or scores.path.parent)
+    answer(scores, patches, out)
 
 
 def score_workdir(workdir, patches):
     """Scores a split with a run's best checkpoint, or takes up what is there."""
     smoothed = ds.load_smoothed(workdir, chunk_size=FLAGS.chunk_size)
     record = checkpoint.read_metadata(workdir / BEST)
-    for patch in patches:  # a patch that cannot be is refused before the costly part
+    for patch in patches:
         ds.max_touched(smoothed.ablation, patch, smoothed.image_shape[:2])
     images = data.load(split=FLAGS.split, data_dir=FLAGS.data_dir, **record["data"])
     known = record["fingerprints"].get(FLAGS.split, images.fingerprint)
@@ -129,7 +133,9 @@ def score_workdir(workdir, patches):
 def answer(scores, patches, out):
     """Certifies against each patch by both rules; prints and writes what was found."""
     voting = FLAGS.voting or scores.made_by.get("voting", "threshold")
-    threshold = FLAGS.threshold or scores.made_by.get("threshold", 0.3)
+    threshold = FLAGS.threshold
+    if threshold is None:
+        threshold = scores.made_by.get("threshold", 0.3)
     questions = {
         (patch, rule): ds.touched(scores.ablation, patch, scores.image_size)
         for patch in patches
@@ -195,5 +201,4 @@ def answer(scores, patches, out):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    cli.run("certify.py", main)

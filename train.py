@@ -16,7 +16,7 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -33,21 +33,27 @@ flags.DEFINE_string("data_dir", None, "Where TFDS data sets are; its default if 
 LATEST = pathlib.Path("checkpoints", "latest")
 
 
-def main(argv):
-    with cli.errors_in_one_line("train.py"):
-        if len(argv) > 1:
-            raise ValueError(f"{argv[1]!r} is no flag; see train.py --help")
-        if FLAGS.config is None or FLAGS.workdir is None:
-            raise ValueError(
-                "--config and --workdir are needed; for example "
-                "--config=configs/mnist5k_columns.py --workdir=runs/mnist5k"
-            )
-        config = json.loads(FLAGS.config.to_json())
-        train(config, pathlib.Path(FLAGS.workdir), FLAGS.data_dir)
+def main(_):
+    if FLAGS.config is None or FLAGS.workdir is None:
+        raise ValueError(
+            "--config and --workdir are needed; for example "
+            "--config=configs/mnist5k_columns.py --workdir=runs/mnist5k"
+        )
+    config = json.loads(FLAGS.config.to_json())
+    train(config, pathlib.Path(FLAGS.workdir), FLAGS.data_dir)
 
 
 def train(config, workdir, data_dir=None):
     """Trains as a plain JSON config says; goes on with what lies in workdir."""
+    for part, name in (
+        ("train", "batch_size"),
+        ("train", "epochs"),
+        ("validation", "every_epochs"),
+    ):
+        if not config[part][name] > 0:
+            raise ValueError(
+                f"{part}.{name}={config[part][name]} must be positive, for example 1"
+            )
     train_set, validation_set = (
         data.load(split=split, data_dir=data_dir, **config["data"])
         for split in ("train", "validation")
@@ -217,5 +223,4 @@ def describe(choice):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    cli.run("train.py", main)

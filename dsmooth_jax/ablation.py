@@ -284,8 +284,17 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
 
 
+def check_ablation(ablation: Any) -> None:
+    """Raises TypeError unless it is an ablation."""
+    if not isinstance(ablation, Ablation):
+        raise TypeError(
+            f"ablation={ablation!r} must be an ablation, for example ds.Columns(4)"
+        )
+
+
 def check_single_window(ablation: Any) -> None:
     """Raises TypeError unless each ablation keeps one window, which can be cut out."""
+    check_ablation(ablation)
     if not isinstance(ablation, SingleWindow):
         raise TypeError(
             f"ablation={ablation!r} keeps several windows, which cannot be cropped out "

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.ablation import Ablation, check_ablation
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.threat import touched as touched_sets
 from dsmooth_jax.types import ImageSize, PerClass, PerImage, PerImageFlag
@@ -168,6 +168,7 @@ def largest_certified_patch(
     Guarantee:
       As `certify`, for that square and every rectangle inside it.
     """
+    check_ablation(ablation)
     votes = np.asarray(votes)
     _check_levels(votes, limit)
     num_ablations = ablation.num_ablations(image_size)

@@ -1,9 +1,15 @@
-"""What train.py and certify.py share: patches as text, errors in one line."""
+"""What train.py and certify.py share: patches as text, errors in one line.
+
+With DSMOOTH_TRACEBACK set, an error also shows where it came from.
+"""
 
 import contextlib
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from absl import app, logging
 
 from dsmooth_jax.threat import Patch
 
@@ -29,13 +35,36 @@ def parse_patches(text: str) -> tuple[Patch, ...]:
     return tuple(dict.fromkeys(patches))
 
 
+def run(program: str, main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, runs main, and says in one line what a user did wrong."""
+    logging.set_verbosity(logging.WARNING)
+
+    def parse(argv: list[str]) -> list[str]:
+        with _errors_in_one_line(program):
+            return app.parse_flags_with_usage(argv)
+
+    def checked_main(argv: list[str]) -> None:
+        with _errors_in_one_line(program):
+            if len(argv) > 1:
+                raise ValueError(f"{argv[1]!r} is no flag; see {program} --help")
+            main(argv)
+
+    app.run(checked_main, flags_parser=parse)
+
+
 @contextlib.contextmanager
-def errors_in_one_line(program: str) -> Iterator[None]:
-    """Ends the process with one line where a user's input or files are at fault."""
+def _errors_in_one_line(program: str) -> Iterator[None]:
+    # AttributeError and KeyError are how ml_collections refuses a config's typo.
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, AttributeError, KeyError) as error:
+        # str() of a KeyError, which an AttributeError may stand for, is a repr.
+        found = error.__context__ if isinstance(error, AttributeError) else error
+        text = str(found.args[0] if isinstance(found, KeyError) else error)
+        text = " ".join(text.split())
+        print(f"{program}: error: {text}", file=sys.stderr)
+        if "DSMOOTH_TRACEBACK" in os.environ:
+            raise
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{program}: interrupted; run it again to go on", file=sys.stderr)

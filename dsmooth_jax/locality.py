@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.ablation import Ablation, check_ablation
 from dsmooth_jax.scoring import (
     ScoresFn,
     check_positive,
@@ -57,6 +57,7 @@ def check_locality(
       shows on random images, at each of the ablations tried.
     """
     check_positive("batch_size", batch_size)
+    check_ablation(ablation)
     batch_size = padded_batch_size(batch_size)
     keep = ablation.keep_masks(image_shape[:2])  # [P, H, W]
     tried = np.arange(len(keep)) if ablations is None else np.asarray(ablations)

@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from dsmooth_jax.ablation import Ablation, SingleWindow, check_single_window
+from dsmooth_jax.ablation import (
+    Ablation,
+    SingleWindow,
+    check_ablation,
+    check_single_window,
+)
 from dsmooth_jax.types import ImageSize
 
 # A table, not a division: compilers turn x / 255 into x * (1 / 255), which differs in
@@ -46,6 +51,7 @@ def ablate(
       Entry p depends on no pixel that ablation p hides, whatever is in it, even NaN.
     """
     checked = check_images(images)
+    check_ablation(ablation)
     num_ablations = ablation.num_ablations(checked.shape[1:3])
     return ablate_at(to_unit(checked), ablation, jnp.arange(num_ablations))
 
@@ -121,6 +127,7 @@ def random_ablate(
       TypeError, ValueError: as `ablate`.
     """
     checked = check_images(images)
+    check_ablation(ablation)
     size = checked.shape[1:3]
     num_ablations = ablation.num_ablations(size)
     drawn = jax.random.randint(key, (len(checked),), 0, num_ablations)

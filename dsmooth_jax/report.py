@@ -86,18 +86,21 @@ def accuracy_figure(
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    patches = sorted(
-        dict.fromkeys(patch for patch, _ in results), key=lambda p: p.height * p.width
-    )
-    side = [(p.height * p.width) ** 0.5 for p in patches]
+    patches = list(dict.fromkeys(patch for patch, _ in results))
+    are_squares = all(patch.height == patch.width for patch in patches)
+    place = np.arange(1.0, len(patches) + 1)
+    if are_squares:
+        place = np.array([float(patch.height) for patch in patches])
     clean = results[patches[0], "placement"].clean
-    span = (0, max(side) * 1.06)
+    span = (0, place.max() * 1.06)
     low, high = (100 * x for x in clean.interval)
     axes.fill_between(span, low, high, color="0.88", linewidth=0)
     axes.plot(span, [100 * clean.value] * 2, color="0.35", linewidth=1.2)
     _annotate(axes, span[1], 100 * clean.value, "clean accuracy", "0.25")
     axes.plot(span, [100 * base_accuracy] * 2, color="0.55", linewidth=1, dashes=(2, 2))
-    _annotate(axes, span[1], 100 * base_accuracy, "one ablation alone", "0.4")
+    _annotate(
+        axes, span[1], 100 * base_accuracy, "one ablation alone", "0.4", is_below=True
+    )
     styles: dict[str, dict[str, Any]] = {
         "placement": {"color": "#0b5fa5", "marker": "o", "label": "placement rule"},
         "margin": {"color": "#c8660a", "marker": "s", "label": "margin rule (paper)"},
@@ -108,28 +111,27 @@ def accuracy_figure(
         bounds = np.array([[100 * x for x in a.interval] for a in found])
         is_main = rule == "placement"
         axes.errorbar(
-            side,
+            place,
             value,
             yerr=np.abs(bounds.T - value) if is_main else None,
             capsize=2.5,
             linewidth=1.8 if is_main else 1.2,
             zorder=3 if is_main else 2,
-            linestyle="-" if is_main else "--",
+            linestyle=("-" if is_main else "--") if are_squares else "none",
             markersize=5,
             markerfacecolor=None if is_main else "white",
             **style,
         )
     axes.set_xlim(*span)
     axes.set_ylim(0, 102)
-    ticks = dict(zip(side, map(str, patches), strict=True))
-    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xticks(place, list(map(str, patches)))
     axes.set_xlabel("patch the attacker may place anywhere (pixels)")
     axes.set_ylabel("images (%)")
     axes.set_title("Certified accuracy against one adversarial patch", fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(title="certified accuracy", frameon=False, loc="lower left")
+    axes.legend(title="certified accuracy", frameon=False, loc="best")
     figure.supxlabel(caption, fontsize=7.5, color="0.4")
     return figure
 
@@ -148,6 +150,7 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     left.plot([r["epoch"] for r in train], [r["loss"] for r in train], color="#0b5fa5")
     left.set_ylabel("training loss (nats per ablation)")
     validation = [r for r in records if "certified_accuracy" in r]
+    at = " at " + "x".join(map(str, validation[-1]["patch"])) if validation else ""
     for name, style in (
         ("clean_accuracy", {"color": "0.35", "linestyle": "--"}),
         ("certified_accuracy", {"color": "#0b5fa5", "marker": "o", "markersize": 4}),
@@ -156,7 +159,7 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
         right.plot(
             [r["epoch"] for r in validation],
             [100 * r[name] for r in validation],
-            label=name.replace("_", " "),
+            label=name.replace("_", " ") + (at if name.startswith("cert") else ""),
             **style,
         )
     right.set_ylabel("validation images (%)")
@@ -175,13 +178,16 @@ def write_figure(figure: "Figure", path: pathlib.Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _annotate(axes: Any, x: float, y: float, text: str, color: str) -> None:
+def _annotate(
+    axes: Any, x: float, y: float, text: str, color: str, *, is_below: bool = False
+) -> None:
     axes.annotate(
         text,
         (x, y),
-        xytext=(-2, 3),
+        xytext=(-2, -3 if is_below else 3),
         textcoords="offset points",
         ha="right",
+        va="top" if is_below else "bottom",
         fontsize=8.5,
         color=color,
     )

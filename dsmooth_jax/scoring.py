@@ -25,7 +25,12 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from dsmooth_jax.ablation import Ablation, SingleWindow, check_single_window
+from dsmooth_jax.ablation import (
+    Ablation,
+    SingleWindow,
+    check_ablation,
+    check_single_window,
+)
 from dsmooth_jax.masking import (
     ablate_at,
     check_images,
@@ -65,7 +70,8 @@ def masked_scores(
       ablation p hides, for every logits_fn that keeps to the above.
     """
     check_positive("chunk_size", chunk_size)
-    return Partial(_MaskedScores(ablation, chunk_size), _as_partial(logits_fn))
+    check_ablation(ablation)
+    return Partial(_MaskedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
 
 
 def cropped_scores(
@@ -95,7 +101,7 @@ def cropped_scores(
     """
     check_positive("chunk_size", chunk_size)
     check_single_window(ablation)
-    return Partial(_CroppedScores(ablation, chunk_size), _as_partial(logits_fn))
+    return Partial(_CroppedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
 
 
 def one_pass_scores(
@@ -115,7 +121,8 @@ def one_pass_scores(
       None by construction: all rests on the receptive field of logits_fn. Prove it with
       `check_locality` before certifying anything, as certify.py does.
     """
-    return Partial(_OnePassScores(ablation), _as_partial(logits_fn))
+    check_ablation(ablation)
+    return Partial(_OnePassScores(ablation), _bound("logits_fn", logits_fn))
 
 
 def is_masked(scores_fn: ScoresFn) -> bool:
@@ -241,7 +248,8 @@ def score(
     batch_shape = (batch_size, *images.shape[1:])
     num_images = len(images)
     run = functools.partial(score_batch, scores_fn)
-    shape = jax.eval_shape(run, jax.ShapeDtypeStruct(batch_shape, images.dtype)).shape
+    dtype = jax.dtypes.canonicalize_dtype(images.dtype)
+    shape = jax.eval_shape(run, jax.ShapeDtypeStruct(batch_shape, dtype)).shape
     if len(shape) != 3 or shape[0] != batch_size or shape[1] < 1 or shape[2] < 2:
         raise ValueError(
             f"scores_fn returned shape {shape} for {batch_size} images; it must be "
@@ -249,7 +257,7 @@ def score(
         )
     scores = np.empty((num_images, *shape[1:]), np.float32)
     for start in range(0, num_images, batch_size):
-        batch = np.asarray(images[start : start + batch_size])
+        batch = np.asarray(images[start : start + batch_size], dtype)
         count = len(batch)
         padding = [(0, batch_size - count)] + [(0, 0)] * 3
         scores[start : start + count] = run(np.pad(batch, padding))[:count]
@@ -264,7 +272,7 @@ def padded_batch_size(batch_size: int) -> int:
 
 def score_batch(scores_fn: ScoresFn, batch: Array | np.ndarray) -> Array:
     """Scores one padded batch by the compiled program of `score`; checks nothing."""
-    return _score_batch(_as_partial(scores_fn), batch)
+    return _score_batch(_bound("scores_fn", scores_fn), batch)
 
 
 @jax.jit
@@ -287,8 +295,10 @@ def _score_batch(scores_fn: Partial, batch: Array) -> Array:
     )(scores_fn, batch)
 
 
-def _as_partial(fn: Callable) -> Partial:
+def _bound(name: str, fn: Callable) -> Partial:
     """The function as a PyTree: its bound arrays are leaves, the rest is static."""
+    if not callable(fn):
+        raise TypeError(f"{name}={fn!r} must be a function of arrays")
     return fn if isinstance(fn, Partial) else Partial(fn)
 
 

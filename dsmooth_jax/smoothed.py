@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dsmooth_jax import checkpoint, models
-from dsmooth_jax.ablation import Ablation, ablation_from_json
+from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
@@ -46,10 +46,7 @@ class SmoothedClassifier:
             raise TypeError(
                 f"scores_fn={self.scores_fn!r} must be a function of images"
             )
-        if not isinstance(self.ablation, Ablation):
-            raise TypeError(
-                f"ablation={self.ablation!r} must be an ablation, e.g. ds.Columns(4)"
-            )
+        check_ablation(self.ablation)
         check_voting(self.voting)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
 

@@ -24,7 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation, ablation_from_json, ablation_to_json
+from dsmooth_jax.ablation import (
+    Ablation,
+    ablation_from_json,
+    ablation_to_json,
+    check_ablation,
+)
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.provenance import describe_difference
 from dsmooth_jax.types import ImageShape, ImageSize
@@ -168,6 +173,9 @@ def save_scores(
       StoreError: the folder holds another store.
     """
     checked = check_scores(scores).astype(np.float32)
+    check_ablation(ablation)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"image_shape={image_shape!r} must be (H, W, C), all >= 1")
     num_ablations = ablation.num_ablations(image_shape[:2])
     if checked.shape[1] != num_ablations:
         raise ValueError(
@@ -255,21 +263,21 @@ def _open(path: pathlib.Path) -> ScoreStore:
     manifest_path = path / "manifest.json"
     try:
         manifest = json.loads(manifest_path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"{path} is no store of scores, it has no manifest.json"
         ) from None
     except ValueError as error:  # not JSON, or not even text
         raise StoreError(f"{manifest_path} is damaged: {error}") from None
-    checksum = manifest.pop("checksum", None) if isinstance(manifest, dict) else None
-    if checksum != _sha256(json.dumps(manifest).encode()):
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise StoreError(
+            f"{manifest_path} has format {found!r}, this version reads {FORMAT}; "
+            "update dsmooth_jax, or make the scores again"
+        )
+    if manifest.pop("checksum", None) != _sha256(json.dumps(manifest).encode()):
         raise StoreError(
             f"{manifest_path} is not what was written: its checksum differs"
-        )
-    if manifest["format"] != FORMAT:
-        raise StoreError(
-            f"{manifest_path} has format {manifest['format']}; this version "
-            f"reads {FORMAT}"
         )
     labels = _read_npy(path / "labels.npy", manifest["labels"])
     ids = _read_npy(path / "ids.npy", manifest["ids"])

@@ -15,7 +15,12 @@ import operator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from dsmooth_jax.ablation import Ablation, Windows, check_image_size
+from dsmooth_jax.ablation import (
+    Ablation,
+    Windows,
+    check_ablation,
+    check_image_size,
+)
 from dsmooth_jax.types import ImageSize, PlacementRows, Touched
 
 MAX_TOUCHED_ENTRIES = 2**32
@@ -158,10 +163,7 @@ def _axis_hits(
     ablation: Ablation, patch: Patch, image_size: ImageSize
 ) -> tuple[Windows, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The windows, and for rows and for columns: (distinct hits [D', n], index [D])."""
-    if not isinstance(ablation, Ablation):
-        raise TypeError(
-            f"ablation={ablation!r} must be an ablation, e.g. ds.Columns(4)"
-        )
+    check_ablation(ablation)
     if not isinstance(patch, Patch):
         raise TypeError(f"patch={patch!r} must be a Patch, e.g. ds.Patch(5, 5)")
     height, width = check_image_size(image_size)

@@ -76,6 +76,8 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _check_range("augment.shift", self.shift, least=0)
+        if not isinstance(self.shift, int):
+            raise TypeError(f"augment.shift={self.shift} must be an integer, in pixels")
 
 
 @jax.tree_util.register_dataclass

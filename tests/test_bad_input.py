@@ -40,6 +40,16 @@ def uniform(images):
     return jax.numpy.full((len(images), 6, 3), 1 / 3)
 
 
+def leaky(images):
+    """Breaks the contract: each score depends on the whole image."""
+    return uniform(images) * images.mean((1, 2, 3), keepdims=True)[:, :, :, 0]
+
+
+def mixing(images):
+    """Breaks the contract: each score depends on the whole batch."""
+    return uniform(images) * images.mean()
+
+
 SMOOTHED = ds.SmoothedClassifier(uniform, COLUMNS, image_shape=(*SIZE, 1))
 
 
@@ -353,6 +363,9 @@ def calls():
         ("crop", lambda a: ds.crop(IMAGES, a)),
         ("random_ablate", lambda a: ds.random_ablate(KEY, IMAGES, a)),
         ("masked_scores", lambda a: ds.masked_scores(uniform, a)),
+        ("cropped_scores", lambda a: ds.cropped_scores(uniform, a)),
+        ("one_pass_scores", lambda a: ds.one_pass_scores(uniform, a)),
+        ("check_locality", lambda a: ds.check_locality(uniform, a, (*SIZE, 1))),
         (
             "largest_certified_patch",
             lambda a: ds.largest_certified_patch(VOTES, a, SIZE),
@@ -367,6 +380,10 @@ def calls():
     for name, argument, call in (
         ("masked_scores", "chunk_size", lambda n: ds.masked_scores(
             uniform, COLUMNS, chunk_size=n)),
+        ("cropped_scores", "chunk_size", lambda n: ds.cropped_scores(
+            uniform, COLUMNS, chunk_size=n)),
+        ("check_locality", "batch_size", lambda n: ds.check_locality(
+            uniform, COLUMNS, (*SIZE, 1), batch_size=n)),
         ("score", "batch_size", lambda n: ds.score(uniform, IMAGES, batch_size=n)),
         ("SmoothedClassifier.predict", "batch_size", lambda n: SMOOTHED.predict(
             IMAGES, batch_size=n)),
@@ -392,6 +409,38 @@ def calls():
         ValueError,
         ["logits_fn", "(2,)", "K]"],
     )
+    yield (
+        "one_pass_scores: logits of another ablation",
+        lambda: ds.score(ds.one_pass_scores(uniform, ds.Rows(1)), IMAGES, batch_size=4),
+        ValueError,
+        ["logits_fn", "(4, 6, 3)", "[4, 4, K]", "Rows(height=1"],
+    )
+    yield (
+        "cropped_scores: several windows",
+        lambda: ds.cropped_scores(uniform, ds.MultiColumns(2, 2)),
+        TypeError,
+        ["MultiColumns(width=2, keep=2)", "several windows", "Columns, Rows or Blocks"],
+    )
+    for what, scores_fn, ablations, words in (
+        ("no such ablation", uniform, [0, 6], ["ablations=[0, 6]", "0..5"]),
+        ("none", uniform, [], ["ablations=[]", "0..5"]),
+        (
+            "of another ablation",
+            lambda x: uniform(x)[:, 1:],
+            None,
+            ["(4, 5, 3)", "6, K"],
+        ),
+        ("a leak", leaky, None, ["ablation 0", "depends on", "Columns(width=2"]),
+        ("of other images", mixing, None, ["image 0", "depend on", "other images"]),
+    ):
+        yield (
+            f"check_locality: {what}",
+            lambda f=scores_fn, a=ablations: ds.check_locality(
+                f, COLUMNS, (*SIZE, 1), ablations=a, batch_size=4
+            ),
+            ValueError,
+            words,
+        )
     yield (
         "SmoothedClassifier.score: scores of another ablation",
         lambda: ds.SmoothedClassifier(uniform, ds.Rows(1)).score(IMAGES),
@@ -422,6 +471,8 @@ def calls():
         )
     for name, call in (
         ("masked_scores", lambda: ds.masked_scores("resnet18", COLUMNS)),
+        ("cropped_scores", lambda: ds.cropped_scores("resnet18", COLUMNS)),
+        ("one_pass_scores", lambda: ds.one_pass_scores("resnet18", COLUMNS)),
         ("score", lambda: ds.score("resnet18", IMAGES)),
     ):
         words = ["'resnet18'", "function"]
@@ -575,7 +626,7 @@ COMMANDS = {
     "train, no flag but a word": ([*TRAIN, "fast"], ["'fast'", "--help"]),
     "train, config typo": (
         [*TRAIN, "--config.train.epoch=3"],
-        ["config.train.epoch", "epochs"],
+        ["'epoch'", 'Did you mean "epochs"'],
     ),
     "train, config value": ([*TRAIN, "--config.train.epochs=many"], ["epochs", "many"]),
     "train, config missing": (
@@ -591,7 +642,7 @@ COMMANDS = {
         ["optimizer.learning_rate=0", "> 0"],
     ),
     "train, no batch": ([*TRAIN, "--config.train.batch_size=0"], ["batch_size=0", "1"]),
-    "train, no epochs": ([*TRAIN, "--config.train.epochs=0"], ["epochs=0"]),
+    "train, no epochs": ([*TRAIN, "--config.train.epochs=0"], ["train.epochs=0"]),
     "train, validated never": (
         [*TRAIN, "--config.validation.every_epochs=0"],
         ["every_epochs=0"],

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 
 from dsmooth_jax import masking
 from dsmooth_jax.ablation import Blocks, Columns, MultiBlocks, MultiColumns, Rows
-from dsmooth_jax.models.bandnet import (
-    band_network,
-    bandnet,
-    receptive_field,
-    strides,
-    window_kernels,
-)
+from dsmooth_jax.models.band_layers import receptive_field, strides, window_kernels
+from dsmooth_jax.models.bandnet import band_network, bandnet
 from dsmooth_jax.scoring import score
 
 NUM_CLASSES = 3

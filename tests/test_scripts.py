@@ -106,7 +106,8 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         f"--out={out}",
     )
     assert "found the scores of all 60 images" in again.stdout
-    assert printed.splitlines()[2:] == again.stdout.splitlines()[2:]
+    table = printed[printed.index("60 test images") :]
+    assert again.stdout.endswith(table)
     other = out / "asked"
     run_script(
         "certify.py",
