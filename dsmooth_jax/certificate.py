@@ -241,7 +241,7 @@ def _after_attack(
     n, num_ablations, num_classes = preference.shape
     # A matrix product of integers is exact in floating point while every partial sum is
     # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
-    exact = np.float32 if 2 * limit * num_ablations < 2**24 else np.float64
+    exact = np.dtype("f4" if 2 * limit * num_ablations < 2**24 else "f8")
     table = np.ascontiguousarray(preference.transpose(1, 0, 2), exact)  # [P, n, K]
     untouched = np.logical_not(touched).astype(exact)
     left = untouched @ table.reshape(num_ablations, n * num_classes)  # [L, n K]
