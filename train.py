@@ -24,6 +24,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, cli, data, models, provenance, report, training
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.voting import cast_votes
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
@@ -190,23 +191,31 @@ def truncate_metrics(path, step):
 
 
 def validate(scores_fn, config, validation_set):
-    """Chooses the threshold on validation images, and says what it gives there."""
+    """Chooses threshold, strength and voting on validation images."""
     patch = ds.Patch(*config["validation"]["patch"])
     ablation = ablation_from_json(config["ablation"])
     touched = ds.touched(ablation, patch, validation_set.image_shape[:2])
     scores = ds.score(scores_fn, validation_set.images)
     labels = validation_set.labels
-    threshold = ds.choose_threshold(scores, labels, touched)
-    certificate = ds.certify(ds.threshold_votes(scores, threshold), touched)
-    result = ds.evaluate(certificate, labels)
-    return {
-        "voting": "threshold",
-        "threshold": threshold,
-        "patch": [patch.height, patch.width],
-        "clean_accuracy": result.clean.value,
-        "certified_accuracy": result.certified.value,
-        "base_accuracy": ds.base_accuracy(scores, labels),
+    chosen = {
+        "threshold": ds.choose_threshold(scores, labels, touched),
+        "strength": ds.choose_strength(scores, labels, touched),
     }
+    choices = []
+    for voting in ("threshold", "graded"):
+        votes, limit = cast_votes(scores, voting, **chosen)
+        result = ds.evaluate(ds.certify(votes, touched, limit=limit), labels)
+        choices.append(
+            {
+                "voting": voting,
+                **chosen,
+                "patch": [patch.height, patch.width],
+                "clean_accuracy": result.clean.value,
+                "certified_accuracy": result.certified.value,
+                "base_accuracy": ds.base_accuracy(scores, labels),
+            }
+        )
+    return max(choices, key=goodness)
 
 
 def goodness(choice):
@@ -215,10 +224,11 @@ def goodness(choice):
 
 def describe(choice):
     patch = "x".join(map(str, choice["patch"]))
+    setting = "strength" if choice["voting"] == "graded" else "threshold"
     return (
         f"validation: clean {100 * choice['clean_accuracy']:.1f} %, "
-        f"certified {100 * choice['certified_accuracy']:.1f} % at {patch}, "
-        f"threshold {choice['threshold']}"
+        f"certified {100 * choice['certified_accuracy']:.1f} % at {patch} "
+        f"({choice['voting']}, {setting} {choice[setting]:g})"
     )
 
 

@@ -29,11 +29,21 @@ from dsmooth_jax.evaluation import (
     Accuracy,
     Evaluation,
     base_accuracy,
+    choose_strength,
     choose_threshold,
     evaluate,
+    sweep,
 )
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masking import ablate, crop, random_ablate
+from dsmooth_jax.questions import (
+    certify_several,
+    rectangles_of_area,
+    runner_up,
+    square_of_percent,
+    touched_by_any,
+    vulnerability_map,
+)
 from dsmooth_jax.scoring import (
     cropped_scores,
     masked_scores,
@@ -43,11 +53,18 @@ from dsmooth_jax.scoring import (
 from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
 from dsmooth_jax.store import ScoreStore, StoreError, open_scores, save_scores
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
-from dsmooth_jax.voting import threshold_votes, top_one_votes
+from dsmooth_jax.voting import (
+    GRADES,
+    graded_votes,
+    threshold_votes,
+    top_one_votes,
+    uncertain_votes,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRADES",
     "Ablation",
     "Accuracy",
     "Blocks",
@@ -65,11 +82,14 @@ __all__ = [
     "ablate",
     "base_accuracy",
     "certify",
+    "certify_several",
     "check_locality",
+    "choose_strength",
     "choose_threshold",
     "crop",
     "cropped_scores",
     "evaluate",
+    "graded_votes",
     "largest_certified_patch",
     "load_smoothed",
     "masked_scores",
@@ -78,9 +98,16 @@ __all__ = [
     "open_scores",
     "placements",
     "random_ablate",
+    "rectangles_of_area",
+    "runner_up",
     "save_scores",
     "score",
+    "square_of_percent",
+    "sweep",
     "threshold_votes",
     "top_one_votes",
     "touched",
+    "touched_by_any",
+    "uncertain_votes",
+    "vulnerability_map",
 ]

@@ -1,31 +1,35 @@
 """Votes and touched sets to certificates: the one place where robustness is proven.
 
-Every voting is a table of integer levels u_p(c), one for each ablation p and class c,
-and a limit A. Ablation p prefers class c to class j by ``clip(u_p(c) - u_p(j), -A, A)``
-(`_preference`, the one rule). Prediction, margin rule and placement rule all stand on
-sums of these preferences, exact integers throughout.
+Prediction, margin rule and placement rule all stand on sums of preferences between two
+classes, which `duels` holds: integers in, exact integers out.
 
 Source: the margin rule is Levine & Feizi 2020 (arXiv:2002.10733), section 3, with the
 tie rule made explicit. The placement rule, exact for 0/1 votes, is this library's.
 """
 
 import dataclasses
-import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.ablation import Ablation, check_ablation
+from dsmooth_jax.duels import (
+    after_each_placement,
+    check_levels,
+    chunks,
+    count,
+    least_duel,
+    predict,
+    preference,
+)
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.threat import touched as touched_sets
 from dsmooth_jax.types import ImageSize, PerClass, PerImage, PerImageFlag
 
 Rule = Literal["placement", "margin"]
 RULES: tuple[Rule, ...] = ("placement", "margin")
-
-_CHUNK_BYTES = 2**24  # working memory aimed at for one chunk of images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,27 +98,27 @@ def certify(
     >>> certify(votes, np.eye(5, dtype=bool)).margin  # any one may change sides
     array([1])
     """
-    levels, limit, is_votes = _check_levels(votes, limit)
-    touched = _check_touched(touched, levels.shape[1])
+    levels, limit, is_votes = check_levels(votes, limit)
+    touched = check_touched(touched, levels.shape[1])
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} must be one of {RULES}")
     if uncertain is not None:
         uncertain = _check_uncertain(uncertain, levels.shape)
 
-    num_images, num_ablations, num_classes = levels.shape
-    rows = max(num_ablations, len(touched))
-    chunk = max(1, _CHUNK_BYTES // (8 * rows * num_classes))
-    counts = np.empty((num_images, num_classes), np.int64)
-    margin = np.empty(num_images, np.int64)
-    prediction = np.empty(num_images, np.int64)
-    for start in range(0, num_images, chunk):
-        part = slice(start, start + chunk)
-        counts[part] = _counts(levels[part], limit, is_votes)
-        prediction[part] = _predict(counts[part])
+    counts = np.empty((len(levels), levels.shape[2]), np.int64)
+    margin = np.empty(len(levels), np.int64)
+    prediction = np.empty(len(levels), np.int64)
+    for part in chunks(levels, len(touched)):
+        counts[part] = count(levels[part], limit, is_votes)
+        prediction[part] = predict(counts[part])
         low, high = _bounds(levels[part], uncertain, part, is_votes)
-        preference = _preference(low, high, prediction[part], limit)
-        duels = _after_attack(preference, touched, limit, rule)
-        margin[part] = _closest(duels, prediction[part])
+        preferences = preference(low, high, prediction[part], limit)
+        if rule == "margin":
+            left = preferences.sum(axis=1, dtype=np.int64)
+            left -= 2 * limit * int(touched.sum(axis=1).max())
+        else:
+            left = after_each_placement(preferences, touched, limit).min(axis=0)
+        margin[part], _ = least_duel(left, prediction[part])
     return Certificate(prediction, margin, counts)
 
 
@@ -128,8 +132,8 @@ def predict_votes(votes: ArrayLike, *, limit: int | None = None) -> PerImage:
     Returns:
       int64 [N].
     """
-    levels, limit, is_votes = _check_levels(votes, limit)
-    return _predict(_counts(levels, limit, is_votes))
+    levels, limit, is_votes = check_levels(votes, limit)
+    return predict(count(levels, limit, is_votes))
 
 
 def concatenate(parts: Sequence[Certificate]) -> Certificate:
@@ -170,7 +174,7 @@ def largest_certified_patch(
     """
     check_ablation(ablation)
     votes = np.asarray(votes)
-    _check_levels(votes, limit)
+    check_levels(votes, limit)
     num_ablations = ablation.num_ablations(image_size)
     if votes.shape[1] != num_ablations:
         raise ValueError(
@@ -190,73 +194,6 @@ def largest_certified_patch(
     return side
 
 
-def _preference(
-    low: np.ndarray, high: np.ndarray, chosen: np.ndarray, limit: int
-) -> np.ndarray:
-    """The one rule: how much each ablation prefers the chosen class to each class.
-
-    Args:
-      low: integer [n, P, K], the least level of each class.
-      high: integer [n, P, K], the greatest (the same array where levels are certain).
-      chosen: int [n], the class c of each image.
-      limit: A.
-
-    Returns:
-      [n, P, K] of low's dtype: clip(low(c) - high(j), -A, A) for each rival j. The
-      entry j = c has no meaning.
-    """
-    own = np.take_along_axis(low, chosen[:, None, None], axis=2)
-    difference = own - high
-    if limit < np.iinfo(difference.dtype).max:
-        np.clip(difference, -limit, limit, out=difference)
-    return difference
-
-
-def _counts(levels: np.ndarray, limit: int, is_votes: bool) -> np.ndarray:
-    """int64 [n, K]: votes of each class, or for levels its worst duel."""
-    if is_votes:
-        return levels.sum(axis=1, dtype=np.int64)
-    num_classes = levels.shape[2]
-    worst = np.empty((len(levels), num_classes), np.int64)
-    for c in range(num_classes):
-        chosen = np.full(len(levels), c)
-        duels = _preference(levels, levels, chosen, limit).sum(axis=1, dtype=np.int64)
-        duels[:, c] = np.iinfo(np.int64).max
-        worst[:, c] = duels.min(axis=1)
-    return worst
-
-
-def _predict(counts: np.ndarray) -> np.ndarray:
-    """[n, K] -> [n]: the class of highest count, ties to the smaller index."""
-    return counts.argmax(axis=1)
-
-
-def _after_attack(
-    preference: np.ndarray, touched: np.ndarray, limit: int, rule: Rule
-) -> np.ndarray:
-    """int64 [n, K]: what is left of each duel after the placement worst for it."""
-    if rule == "margin":
-        total = preference.sum(axis=1, dtype=np.int64)
-        return total - 2 * limit * int(touched.sum(axis=1).max())
-    n, num_ablations, num_classes = preference.shape
-    # A matrix product of integers is exact in floating point while every partial sum is
-    # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
-    exact = np.dtype("f4" if 2 * limit * num_ablations < 2**24 else "f8")
-    table = np.ascontiguousarray(preference.transpose(1, 0, 2), exact)  # [P, n, K]
-    untouched = np.logical_not(touched).astype(exact)
-    left = untouched @ table.reshape(num_ablations, n * num_classes)  # [L, n K]
-    left -= (limit * touched.sum(axis=1)).astype(exact)[:, None]
-    return left.min(axis=0).reshape(n, num_classes).astype(np.int64)
-
-
-def _closest(duels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """int64 [n]: the least duel, ties counted for the smaller class index."""
-    classes = np.arange(duels.shape[1])
-    left = duels - (classes < chosen[:, None])
-    left[np.arange(len(left)), chosen] = np.iinfo(np.int64).max
-    return left.min(axis=1)
-
-
 def _bounds(
     levels: np.ndarray, uncertain: np.ndarray | None, part: slice, is_votes: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -269,51 +206,8 @@ def _bounds(
     return levels - doubt, levels + doubt
 
 
-def _check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
-    """Levels in a dtype that holds their differences, limit, is_votes."""
-    levels = np.asarray(votes)
-    is_votes = levels.dtype == np.bool_
-    if not is_votes and not np.issubdtype(levels.dtype, np.integer):
-        raise TypeError(
-            f"votes have dtype {levels.dtype}; they must be bool, or integer levels "
-            "with their limit; make votes of scores by threshold_votes or top_one_votes"
-        )
-    if levels.ndim != 3:
-        raise ValueError(f"votes have shape {levels.shape}; it must be [N, P, K]")
-    if levels.shape[1] < 1 or levels.shape[2] < 2:
-        raise ValueError(
-            f"votes have shape {levels.shape}; [N, P, K] needs P >= 1 ablations and "
-            "K >= 2 classes"
-        )
-    if is_votes:
-        if limit is not None:
-            raise ValueError(
-                f"limit={limit!r} is for integer levels; bool votes have 1"
-            )
-        return levels.view(np.int8), 1, True
-    if limit is None:
-        raise ValueError(
-            f"votes are {levels.dtype} levels, which need their limit=; "
-            "0/1 votes must be bool"
-        )
-    try:
-        limit = operator.index(limit)
-    except TypeError:
-        raise TypeError(f"limit={limit!r} must be an integer") from None
-    if not 1 <= limit < 2**31:
-        raise ValueError(f"limit={limit} must be in 1..2^31 - 1")
-    extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
-    for dtype in (
-        np.int16,
-        np.int32,
-        np.int64,
-    ):  # products and differences fit: no wrap
-        if 2 * (extreme + 1) <= np.iinfo(dtype).max:
-            return levels.astype(dtype, copy=False), limit, False
-    raise ValueError(f"votes have a level of size {extreme}; it must be below 2^62")
-
-
-def _check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
+def check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
+    """Returns touched sets as an array, or raises the error that says what is wrong."""
     sets = np.asarray(touched)
     if sets.dtype != np.bool_:
         raise TypeError(

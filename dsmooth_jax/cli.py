@@ -11,25 +11,38 @@ from collections.abc import Callable, Iterator
 
 from absl import app, logging
 
+from dsmooth_jax.questions import square_of_percent
 from dsmooth_jax.threat import Patch
+from dsmooth_jax.types import ImageSize
 
 
-def parse_patches(text: str) -> tuple[Patch, ...]:
-    """Reads a list of patches such as ``"2x2,5x8"``: height x width in pixels.
+def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
+    """Reads a list of patches such as ``"2x2,5x8,2%"``.
+
+    Args:
+      text: entries HEIGHTxWIDTH in pixels, or P%, the square that covers so much of the
+        image, or "squares": every square, 1x1 to the largest.
+      image_size: (H, W), pixels.
 
     Raises:
       ValueError: an entry that is not of this form; it is named.
 
-    >>> parse_patches("2x2,5x8")
-    (Patch(height=2, width=2), Patch(height=5, width=8))
+    >>> parse_patches("2x8,4%", (28, 28))
+    (Patch(height=2, width=8), Patch(height=6, width=6))
     """
-    patches = []
+    patches: list[Patch] = []
     for entry in text.split(","):
+        if entry.strip() == "squares":
+            patches += [Patch(m, m) for m in range(1, min(image_size) + 1)]
+            continue
+        if percent := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", entry):
+            patches.append(square_of_percent(float(percent[1]), image_size))
+            continue
         match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", entry)
         if not match or "0" in match.groups():
             raise ValueError(
-                f"--patches: {entry!r} must be HEIGHTxWIDTH in pixels, both >= 1; "
-                "for example --patches=2x2,5x5"
+                f"--patches: {entry!r} must be HEIGHTxWIDTH in pixels, both >= 1, or "
+                "P% of the image, or squares; for example --patches=2x2,5x5"
             )
         patches.append(Patch(int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(patches))
@@ -50,6 +63,16 @@ def run(program: str, main: Callable[[list[str]], None]) -> None:
             main(argv)
 
     app.run(checked_main, flags_parser=parse)
+
+
+def parse_numbers(name: str, text: str) -> tuple[float, ...]:
+    """Reads a list of numbers such as ``"0.1,0.2"``, given to the flag of this name."""
+    try:
+        return tuple(float(entry) for entry in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(
+            f"{name}={text} must be numbers, for example {name}=0.2,0.3"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -5,17 +5,27 @@ measured is the caller's discipline: thresholds are chosen on validation data.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from dsmooth_jax.certificate import Certificate, Rule, certify
-from dsmooth_jax.voting import check_scores, threshold_votes
+from dsmooth_jax.certificate import RULES, Certificate, Rule, certify
+from dsmooth_jax.voting import (
+    GRADES,
+    Voting,
+    cast_votes,
+    check_scores,
+    graded_votes,
+    threshold_votes,
+)
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
 """The thresholds tried where none are given: 0.1, 0.15, ..., 0.9."""
+
+STRENGTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0)
+"""The strengths of graded votes tried where none are given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +39,9 @@ class Accuracy:
 
     count: int
     num_images: int
+
+    def __add__(self, other: "Accuracy") -> "Accuracy":
+        return Accuracy(self.count + other.count, self.num_images + other.num_images)
 
     @property
     def value(self) -> float:
@@ -57,6 +70,14 @@ class Evaluation:
     clean: Accuracy
     certified: Accuracy
     certified_wrong: Accuracy
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Of both sets of images: a store is evaluated shard by shard."""
+        return Evaluation(
+            self.clean + other.clean,
+            self.certified + other.certified,
+            self.certified_wrong + other.certified_wrong,
+        )
 
 
 def evaluate(certificate: Certificate, labels: ArrayLike) -> Evaluation:
@@ -105,6 +126,44 @@ def base_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     return float((checked.argmax(axis=2) == truth[:, None]).mean())
 
 
+def sweep(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    touched: Mapping[Hashable, np.ndarray],
+    *,
+    thresholds: Sequence[float] = (),
+    strengths: Sequence[float] = (),
+    rules: Sequence[Rule] = RULES,
+) -> dict[tuple[Voting, float, Hashable, Rule], Evaluation]:
+    """Evaluates every setting of every voting against every attack, by every rule.
+
+    Args:
+      scores: floating [N, P, K]; of a larger store, a shard: results of shards add up.
+      labels: integers [N].
+      touched: for each attack, by any name, its touched sets bool [L, P].
+      thresholds: settings of threshold votes.
+      strengths: settings of graded votes.
+      rules: of `certify`.
+
+    Returns:
+      {(voting, setting, name of the attack, rule): evaluation}.
+
+    Raises:
+      TypeError, ValueError: as `certify`, `evaluate` and the votings.
+    """
+    found = {}
+    settings: list[tuple[Voting, float]]
+    settings = [("threshold", value) for value in thresholds]
+    settings += [("graded", value) for value in strengths]
+    for voting, value in settings:
+        votes, limit = cast_votes(scores, voting, threshold=value, strength=value)
+        for name, sets in touched.items():
+            for rule in rules:
+                certificate = certify(votes, sets, rule=rule, limit=limit)
+                found[voting, value, name, rule] = evaluate(certificate, labels)
+    return found
+
+
 def choose_threshold(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -130,17 +189,67 @@ def choose_threshold(
       TypeError, ValueError: as `threshold_votes`, `certify` and `evaluate`; no images
         or no thresholds.
     """
-    if not len(thresholds):
-        raise ValueError("thresholds=() must name at least one threshold")
+    return _choose(
+        "thresholds",
+        thresholds,
+        scores,
+        labels,
+        lambda value: certify(threshold_votes(scores, value), touched, rule=rule),
+    )
+
+
+def choose_strength(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    touched: ArrayLike,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    rule: Rule = "placement",
+) -> float:
+    """Chooses the strength of graded votes as `choose_threshold` does the threshold.
+
+    Args:
+      scores: floating [N, P, K] of validation images.
+      labels: integers [N].
+      touched: bool [L, P], of the patch to choose for.
+      strengths: the candidates, each in [1, 100].
+      rule: as in `certify`.
+
+    Returns:
+      The strength with most right and certified images; of equals the one with most
+      right ones, then the smaller.
+
+    Raises:
+      TypeError, ValueError: as `choose_threshold`.
+    """
+    return _choose(
+        "strengths",
+        strengths,
+        scores,
+        labels,
+        lambda value: certify(
+            graded_votes(scores, value), touched, rule=rule, limit=GRADES
+        ),
+    )
+
+
+def _choose(
+    name: str,
+    candidates: Sequence[float],
+    scores: ArrayLike,
+    labels: ArrayLike,
+    certify_with: Callable[[float], Certificate],
+) -> float:
+    if not len(candidates):
+        raise ValueError(f"{name}={candidates!r} must name at least one candidate")
     if not len(np.asarray(scores)):
         raise ValueError("scores hold no image; a choice needs at least one")
 
-    def goodness(threshold: float) -> tuple[int, int, float]:
-        votes = threshold_votes(scores, threshold)
-        result = evaluate(certify(votes, touched, rule=rule), labels)
-        return result.certified.count, result.clean.count, -threshold
+    def goodness(value: float) -> tuple[int, int, float]:
+        result = evaluate(certify_with(value), labels)
+        return result.certified.count, result.clean.count, -value
 
-    return max((float(t) for t in thresholds), key=goodness)
+    return max((float(value) for value in candidates), key=goodness)
 
 
 def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:

@@ -14,44 +14,63 @@ from dsmooth_jax.threat import Patch
 if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
     from matplotlib.figure import Figure
 
-Results = Mapping[tuple[Patch, str], Evaluation]
-"""What was found for each patch and rule."""
+Results = Mapping[tuple[str, Patch | str, str], Evaluation]
+"""What was found for each voting, attack (a patch, or several by a name) and rule."""
+
+
+STYLES: dict[tuple[str, str], dict[str, Any]] = {
+    ("graded", "placement"): {"color": "#0b5fa5", "marker": "o", "linestyle": "-"},
+    ("threshold", "placement"): {"color": "#c8660a", "marker": "s", "linestyle": "-"},
+    ("top_one", "placement"): {"color": "#4d7c1f", "marker": "^", "linestyle": "-"},
+    ("threshold", "margin"): {"color": "#c8660a", "marker": "s", "linestyle": ":"},
+    ("top_one", "margin"): {"color": "#4d7c1f", "marker": "^", "linestyle": ":"},
+}
+"""What is drawn, told apart by colour and by marker. The margin rule is the paper's."""
 
 
 def format_table(results: Results) -> str:
-    """Lays out accuracies in per cent with 95 % intervals, a line for each patch.
+    """Lays out accuracies in per cent with 95 % intervals, a line per patch and voting.
 
     Args:
-      results: for each patch, both rules.
+      results: of each attack at least the placement rule.
     """
     lines = [
-        f"{'':7}  {'clean accuracy':^23}  {'certified accuracy':^23}  "
-        f"{'margin rule':^23}  {'certified':>9}",
-        f"{'patch':7}  {'%  (95 % interval)':^23}  {'%  (95 % interval)':^23}  "
-        f"{'(the paper)':^23}  {'but wrong':>9}",
+        f"{'':9} {'':9}  {'clean accuracy':^22}  {'certified accuracy':^22}  "
+        f"{'margin rule':^11}  {'certified':>9}",
+        f"{'patch':9} {'voting':9}  {'%  (95 % interval)':^22}  "
+        f"{'%  (95 % interval)':^22}  {'(paper)':^11}  {'but wrong':>9}",
     ]
     lines.append("-" * len(lines[0]))
-    for patch in dict.fromkeys(patch for patch, _ in results):
-        placement, margin = results[patch, "placement"], results[patch, "margin"]
-        cells = (placement.clean, placement.certified, margin.certified)
+    last = None
+    order = [list(dict.fromkeys(names)) for names in zip(*results, strict=True)]
+    for voting, attack in ((v, a) for a in order[1] for v in order[0]):
+        placement = results[voting, attack, "placement"]
+        margin = results.get((voting, attack, "margin"))
         lines.append(
-            f"{patch!s:7}  "
-            + "  ".join(format_accuracy(cell) for cell in cells)
+            f"{'' if attack == last else attack!s:9} {voting:9}  "
+            f"{format_accuracy(placement.clean)}  "
+            f"{format_accuracy(placement.certified)}  "
+            + (f"{100 * margin.certified.value:7.1f}    " if margin else " " * 11)
             + f"  {100 * placement.certified_wrong.value:9.1f}"
         )
+        last = attack
     return "\n".join(lines)
 
 
 def format_accuracy(accuracy: Accuracy) -> str:
-    """Returns for example ``' 78.2  ( 75.5 to  80.7)'``: per cent, 95 % interval."""
+    """Returns for example ``' 78.2 ( 75.5 to  80.7)'``: per cent, 95 % interval."""
     low, high = accuracy.interval
-    return f"{100 * accuracy.value:5.1f}  ({100 * low:5.1f} to {100 * high:5.1f})"
+    return f"{100 * accuracy.value:5.1f} ({100 * low:5.1f} to {100 * high:5.1f})"
 
 
-def accuracy_record(patch: Patch, voting: str, rule: str, result: Evaluation) -> dict:
+def accuracy_record(
+    voting: str, attack: Patch | str, rule: str, result: Evaluation
+) -> dict[str, Any]:
     """One entry of summary.json's "certificates"."""
+    sides = [attack.height, attack.width] if isinstance(attack, Patch) else None
     return {
-        "patch": [patch.height, patch.width],
+        "patch": sides,
+        "attack": str(attack),
         "voting": voting,
         "rule": rule,
         "clean_accuracy": result.clean.value,
@@ -86,41 +105,41 @@ def accuracy_figure(
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    patches = list(dict.fromkeys(patch for patch, _ in results))
+    patches = list(dict.fromkeys(a for _, a, _ in results if isinstance(a, Patch)))
+    votings = list(dict.fromkeys(voting for voting, _, _ in results))
     are_squares = all(patch.height == patch.width for patch in patches)
     place = np.arange(1.0, len(patches) + 1)
     if are_squares:
         place = np.array([float(patch.height) for patch in patches])
-    clean = results[patches[0], "placement"].clean
     span = (0, place.max() * 1.06)
-    low, high = (100 * x for x in clean.interval)
+    best = max((results[v, patches[0], "placement"].clean for v in votings), key=_value)
+    low, high = (100 * x for x in best.interval)
     axes.fill_between(span, low, high, color="0.88", linewidth=0)
-    axes.plot(span, [100 * clean.value] * 2, color="0.35", linewidth=1.2)
-    _annotate(axes, span[1], 100 * clean.value, "clean accuracy", "0.25")
+    axes.plot(span, [100 * best.value] * 2, color="0.35", linewidth=1.2)
+    _annotate(axes, span[1], 100 * best.value, "clean accuracy", "0.25")
     axes.plot(span, [100 * base_accuracy] * 2, color="0.55", linewidth=1, dashes=(2, 2))
     _annotate(
         axes, span[1], 100 * base_accuracy, "one ablation alone", "0.4", is_below=True
     )
-    styles: dict[str, dict[str, Any]] = {
-        "placement": {"color": "#0b5fa5", "marker": "o", "label": "placement rule"},
-        "margin": {"color": "#c8660a", "marker": "s", "label": "margin rule (paper)"},
-    }
-    for rule, style in styles.items():
-        found = [results[patch, rule].certified for patch in patches]
+    for (voting, rule), style in STYLES.items():
+        if (voting, patches[0], rule) not in results:
+            continue
+        found = [results[voting, patch, rule].certified for patch in patches]
         value = np.array([100 * a.value for a in found])
         bounds = np.array([[100 * x for x in a.interval] for a in found])
-        is_main = rule == "placement"
         axes.errorbar(
             place,
             value,
-            yerr=np.abs(bounds.T - value) if is_main else None,
+            yerr=np.abs(bounds.T - value) if rule == "placement" else None,
             capsize=2.5,
-            linewidth=1.8 if is_main else 1.2,
-            zorder=3 if is_main else 2,
-            linestyle=("-" if is_main else "--") if are_squares else "none",
+            linewidth=1.6,
+            linestyle=style["linestyle"] if are_squares else "none",
+            color=style["color"],
+            marker=style["marker"],
             markersize=5,
-            markerfacecolor=None if is_main else "white",
-            **style,
+            markerfacecolor="white" if rule == "margin" else style["color"],
+            zorder=3 if rule == "placement" else 2,
+            label=f"{voting.replace('_', ' ')} votes, {rule} rule",
         )
     axes.set_xlim(*span)
     axes.set_ylim(0, 102)
@@ -176,6 +195,31 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
 def write_figure(figure: "Figure", path: pathlib.Path) -> None:
     """Writes a figure as PNG, at a resolution for slides."""
     figure.savefig(path, dpi=160)
+
+
+def map_figure(mean_margin: np.ndarray, patch: Patch, *, caption: str) -> "Figure":
+    """Draws a mean vulnerability map: where a patch takes most.
+
+    Args:
+      mean_margin: [H - height + 1, W - width + 1], in votes, by the upper left corner.
+      patch: the patch.
+      caption: a line of small print.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(mean_margin, cmap="cividis", interpolation="nearest")
+    figure.colorbar(image, label="mean margin left (votes)")
+    axes.set_title(f"Where a {patch} patch takes most", fontsize=12)
+    axes.set_xlabel("left column of the patch (pixels)")
+    axes.set_ylabel("top row of the patch (pixels)")
+    figure.supxlabel(caption, fontsize=7.5, color="0.4")
+    return figure
+
+
+def _value(accuracy: Accuracy) -> float:
+    return accuracy.value
 
 
 def _annotate(

@@ -14,8 +14,14 @@ from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import PerImage, Scores, Votes
-from dsmooth_jax.voting import Voting, cast_votes, check_threshold, check_voting
+from dsmooth_jax.types import Levels, PerImage, Scores
+from dsmooth_jax.voting import (
+    Voting,
+    cast_votes,
+    check_strength,
+    check_threshold,
+    check_voting,
+)
 
 BEST = pathlib.Path("checkpoints", "best")
 """Where in a workdir the checkpoint that `load_smoothed` reads lies."""
@@ -28,8 +34,9 @@ class SmoothedClassifier:
     Attributes:
       scores_fn: the base classifier, images [B, H, W, C] -> scores [B, P, K].
       ablation: what each of its P ablations keeps.
-      voting: "threshold" or "top_one".
+      voting: "threshold", "top_one" or "graded".
       threshold: least score that is a vote, in (0, 1]; for threshold voting.
+      strength: levels per score of graded voting, in [1, 100].
       image_shape: (H, W, C) that the base classifier was made for; others are refused.
         None: any.
     """
@@ -39,6 +46,7 @@ class SmoothedClassifier:
     _: dataclasses.KW_ONLY
     voting: Voting = "threshold"
     threshold: float = 0.3
+    strength: float = 5.0
     image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +57,7 @@ class SmoothedClassifier:
         check_ablation(self.ablation)
         check_voting(self.voting)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        object.__setattr__(self, "strength", check_strength(self.strength))
 
     def score(self, images: Array | np.ndarray, *, batch_size: int = 32) -> Scores:
         """Scores every ablation of every image: `dsmooth_jax.score`, shapes checked."""
@@ -68,9 +77,11 @@ class SmoothedClassifier:
             )
         return scores
 
-    def vote(self, scores: np.ndarray) -> Votes:
-        """Turns scores [N, P, K] into votes by this classifier's voting."""
-        return cast_votes(scores, self.voting, threshold=self.threshold)
+    def vote(self, scores: np.ndarray) -> tuple[Levels, int | None]:
+        """Turns scores [N, P, K] into votes or levels [N, P, K], and their limit."""
+        return cast_votes(
+            scores, self.voting, threshold=self.threshold, strength=self.strength
+        )
 
     def predict(self, images: Array | np.ndarray, *, batch_size: int = 32) -> PerImage:
         """Predicts the class of each image.
@@ -82,7 +93,8 @@ class SmoothedClassifier:
         Returns:
           int64 [N], exactly the predictions that `certify` certifies.
         """
-        return predict_votes(self.vote(self.score(images, batch_size=batch_size)))
+        votes, limit = self.vote(self.score(images, batch_size=batch_size))
+        return predict_votes(votes, limit=limit)
 
     def certify(
         self,
@@ -111,9 +123,9 @@ class SmoothedClassifier:
           image, with any content, changes what `predict` returns on this machine,
           provided that scores_fn keeps its contract (see `dsmooth_jax.check_locality`).
         """
-        votes = self.vote(self.score(images, batch_size=batch_size))
+        votes, limit = self.vote(self.score(images, batch_size=batch_size))
         sets = touched(self.ablation, patch, images.shape[1:3])
-        return certify(votes, sets, rule=rule)
+        return certify(votes, sets, rule=rule, limit=limit)
 
 
 def load_smoothed(
@@ -151,5 +163,6 @@ def load_smoothed(
         ablation,
         voting=record["voting"],
         threshold=record["threshold"],
+        strength=record["strength"],
         image_shape=image_shape,
     )

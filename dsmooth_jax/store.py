@@ -87,8 +87,13 @@ class ScoreStore:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
-        return [i for i in range(self.num_shards) if i not in self.checksums]
+        """Numbers of the shards that are not there (yet, or any more)."""
+        return [
+            shard
+            for shard in range(self.num_shards)
+            if shard not in self.checksums
+            or not (self.path / _shard_name(shard)).exists()
+        ]
 
     def span(self, shard: int) -> slice:
         """The images of a shard."""
@@ -139,7 +144,8 @@ def open_scores(path: PathLike) -> ScoreStore:
     if store.missing:
         raise StoreError(
             f"{path} is unfinished, {len(store.missing)} of {store.num_shards} shards "
-            "are missing; run the command that made it again, it goes on where it was"
+            f"are missing, the first is {_shard_name(store.missing[0])}; run the "
+            "command that made it again, it goes on where it was"
         )
     return store
 
@@ -183,7 +189,10 @@ def save_scores(
             f"on an image of {tuple(image_shape[:2])}"
         )
     if pathlib.Path(path, "manifest.json").exists():
-        raise StoreError(f"{path} holds scores already; write elsewhere or delete it")
+        raise StoreError(
+            f"{path} holds scores already, finished or not; write elsewhere, or "
+            "delete it"
+        )
     labels = check_labels(labels, len(checked), checked.shape[2])
     ids = np.arange(len(checked)).astype(str) if ids is None else np.asarray(ids)
     if ids.shape != labels.shape:
@@ -220,16 +229,18 @@ def create_store(
         named), or something else.
     """
     path = pathlib.Path(path)
+    if shard_size < 1:
+        raise ValueError(f"shard_size={shard_size!r} must be >= 1, in images")
     ids = np.asarray(ids).astype(str)
     labels = check_labels(labels, len(ids), num_classes).astype(np.int64)
     wanted = ScoreStore(
         path=path,
         ablation=ablation,
-        image_shape=tuple(image_shape),
-        num_classes=num_classes,
+        image_shape=tuple(int(extent) for extent in image_shape),
+        num_classes=int(num_classes),
         labels=labels,
         ids=ids,
-        made_by=json.loads(json.dumps(made_by)),
+        made_by=_plain_json(made_by),
         shard_size=shard_size,
         checksums={},
     )
@@ -242,6 +253,12 @@ def create_store(
                 "elsewhere, or delete that folder first"
             )
         return found
+    if path.exists():
+        # Only what a writer leaves that was killed before its manifest was there.
+        own = {"labels.npy", "ids.npy", "labels.npy.part", "ids.npy.part"}
+        own.add("manifest.json.part")
+        if not path.is_dir() or {file.name for file in path.iterdir()} - own:
+            raise StoreError(f"{path} holds something else; name a new folder")
     path.mkdir(parents=True, exist_ok=True)
     _write(path / "labels.npy", _npy(labels))
     _write(path / "ids.npy", _npy(ids))
@@ -250,8 +267,21 @@ def create_store(
 
 
 def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore:
-    """Writes one shard and returns the store that has it."""
-    content = _npy(np.ascontiguousarray(scores, np.float32))
+    """Writes one shard and returns the store that has it. One writer at a time.
+
+    Raises:
+      TypeError, ValueError: scores are not softmax scores [n, P, K] of this shard.
+    """
+    span = store.span(shard)
+    num_ablations = store.ablation.num_ablations(store.image_size)
+    expected = (span.stop - span.start, num_ablations, store.num_classes)
+    checked = check_scores(scores)
+    if checked.shape != expected or not 0 <= shard < store.num_shards:
+        raise ValueError(
+            f"scores of shard {shard} have shape {checked.shape}; it must be {expected}"
+            f", of shard 0..{store.num_shards - 1}"
+        )
+    content = _npy(np.ascontiguousarray(checked, np.float32))
     _write(store.path / _shard_name(shard), content)
     checksums = {**store.checksums, shard: _sha256(content)}
     grown = dataclasses.replace(store, checksums=checksums)
@@ -309,6 +339,13 @@ def _manifest(store: ScoreStore) -> dict[str, Any]:
     }
 
 
+def _plain_json(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(made_by, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"made_by={made_by!r} must be plain JSON: {error}") from None
+
+
 def _shard_name(shard: int) -> str:
     return f"scores-{shard:05d}.npy"
 
@@ -326,15 +363,12 @@ def _sha256(content: bytes) -> str:
 def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
     """Reads an array file, after checking that it is what was written."""
     if checksum is None or not path.exists():
-        raise StoreError(
-            f"{path} is missing; delete the folder and run the command that made it "
-            "again"
-        )
+        raise StoreError(f"{path} is missing; run the command that made it again")
     content = path.read_bytes()
     if _sha256(content) != checksum:
         raise StoreError(
-            f"{path} is not what was written, its checksum differs; delete the folder "
-            "and run the command that made it again"
+            f"{path} is not what was written, its checksum differs; delete it and run "
+            "the command that made it again"
         )
     return np.load(io.BytesIO(content), allow_pickle=False)
 

@@ -119,7 +119,7 @@ def placements(
             f"more than {MAX_TOUCHED_ENTRIES:,}; use a larger stride"
         )
     sets = _touched_sets(windows, row_hits, column_hits)  # [L', P], may repeat
-    sets, set_of = _merge_equal_rows(sets)
+    sets, set_of = merge_equal_rows(sets)
     set_of = set_of.reshape(len(row_hits), len(column_hits))
     return sets, set_of[row_of[:, None], column_of[None, :]]
 
@@ -174,8 +174,8 @@ def _axis_hits(
     windows = ablation.windows((height, width))
     return (
         windows,
-        _merge_equal_rows(_hits(windows.rows, patch.height)),
-        _merge_equal_rows(_hits(windows.columns, patch.width)),
+        merge_equal_rows(_hits(windows.rows, patch.height)),
+        merge_equal_rows(_hits(windows.columns, patch.width)),
     )
 
 
@@ -184,8 +184,8 @@ def _hits(bands: np.ndarray, extent: int) -> np.ndarray:
     return np.any(sliding_window_view(bands, extent, axis=1), axis=-1).T
 
 
-def _merge_equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[M, n] -> distinct rows [M', n] in order of appearance, and index int64 [M]."""
+def merge_equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bool [M, n] -> distinct rows [M', n] as they appear, and index int64 [M]."""
     packed = np.ascontiguousarray(np.packbits(rows, axis=1))
     keys = packed.view(np.dtype((np.void, packed.shape[1])))[:, 0]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

@@ -18,7 +18,7 @@ own error, which names the remedy, comes before any shape checker's.
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int16, Int64
 
 ImageSize: TypeAlias = tuple[int, ...]  # (H, W), pixels: slices of shapes are these
 ImageShape: TypeAlias = tuple[int, ...]  # (H, W, C)
@@ -35,7 +35,9 @@ PlacementRows: TypeAlias = Int64[np.ndarray, "Dh Dw"]  # row of Touched, per pla
 Scores: TypeAlias = Float32[np.ndarray, "N P K"]  # softmax of the base classifier
 AnyScores: TypeAlias = Float[np.ndarray, "N P K"]
 Votes: TypeAlias = Bool[np.ndarray, "N P K"]
+Grades: TypeAlias = Int16[np.ndarray, "N P K"]
 Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
+Maps: TypeAlias = Int64[np.ndarray, "N Dh Dw"]  # by the patch's upper left corner
 PerImage: TypeAlias = Int64[np.ndarray, " N"]
 PerImageFlag: TypeAlias = Bool[np.ndarray, " N"]
 PerClass: TypeAlias = Int64[np.ndarray, "N K"]

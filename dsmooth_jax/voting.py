@@ -1,5 +1,7 @@
 """Scores to votes: what each ablation says about each class.
 
+Votes are 0 or 1 (bool), or graded: integer levels with a limit. Both go to `certify`.
+
 Source: Levine & Feizi 2020 (arXiv:2002.10733), section 3: every class whose softmax
 score reaches the threshold gets a vote of the ablation (several may, or none); and the
 variant in which only the class of highest score gets one.
@@ -10,22 +12,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.types import AnyScores, Votes
+from dsmooth_jax.types import AnyScores, Grades, Levels, Votes
 
-Voting = Literal["threshold", "top_one"]
-VOTINGS: tuple[Voting, ...] = ("threshold", "top_one")
+Voting = Literal["threshold", "top_one", "graded"]
+VOTINGS: tuple[Voting, ...] = ("threshold", "top_one", "graded")
+
+GRADES = 100
+"""The limit of graded votes: what `certify` takes as ``limit`` together with them."""
 
 
-def cast_votes(scores: ArrayLike, voting: Voting, *, threshold: float) -> Votes:
+def cast_votes(
+    scores: ArrayLike, voting: Voting, *, threshold: float = 0.3, strength: float = 5.0
+) -> tuple[Levels, int | None]:
     """Casts votes by the voting of this name; the settings of the others are not used.
+
+    Returns:
+      (votes or levels [N, P, K], their limit), both as `certify` takes them.
 
     Raises:
       TypeError, ValueError: as the voting's own function; no such voting.
     """
     check_voting(voting)
+    if voting == "graded":
+        return graded_votes(scores, strength), GRADES
     if voting == "threshold":
-        return threshold_votes(scores, threshold)
-    return top_one_votes(scores)
+        return threshold_votes(scores, threshold), None
+    return top_one_votes(scores), None
 
 
 def threshold_votes(scores: ArrayLike, threshold: float) -> Votes:
@@ -68,6 +80,91 @@ def top_one_votes(scores: ArrayLike) -> Votes:
     """
     checked = check_scores(scores)
     return checked.argmax(axis=-1)[..., None] == np.arange(checked.shape[-1])
+
+
+def graded_votes(scores: ArrayLike, strength: float) -> Grades:
+    """Grades every class by its score, for duels between classes.
+
+    An ablation that knows nothing weighs nothing, and one that prefers a third class
+    still takes sides between the first and the second. `certify` limits what it can
+    prefer in a duel to `GRADES`, one full vote.
+
+    Args:
+      scores: floating [N, P, K], softmax scores in [0, 1].
+      strength: levels per score in units of a full vote, 1 <= strength <= 100; a
+        difference of 1 / strength in the scores is a full vote. 1 is the mean of the
+        scores (soft voting). Choose it on validation data.
+
+    Returns:
+      int16 [N, P, K]: rint(100 strength score), halves to even. Pass ``limit=GRADES``.
+
+    Raises:
+      TypeError: scores are not floating.
+      ValueError: scores are not as above, or the strength is outside [1, 100].
+
+    Source: this library; the nearest published relative is run-off election
+    (Rezaei et al., ICML 2023), which is against data poisoning.
+
+    >>> graded_votes(np.array([[[0.7, 0.3], [0.5, 0.5]]]), strength=2)
+    array([[[140,  60],
+            [100, 100]]], dtype=int16)
+    """
+    scale = np.float64(GRADES * check_strength(strength))
+    return np.rint(scale * check_scores(scores).astype(np.float64)).astype(np.int16)
+
+
+def uncertain_votes(
+    scores: ArrayLike,
+    tolerance: float,
+    *,
+    threshold: float | None = None,
+    strength: float | None = None,
+) -> Votes:
+    """Marks votes that another machine may cast otherwise, for `certify`'s uncertain.
+
+    Args:
+      scores: floating [N, P, K].
+      tolerance: by how much a score may differ there, 0 <= tolerance < 1.
+      threshold: of threshold votes. Give this or the strength.
+      strength: of graded votes. A level must not move by more than one, so the
+        tolerance must be below 1 / (100 strength).
+
+    Returns:
+      bool [N, P, K], True where some score within the tolerance votes otherwise.
+
+    Raises:
+      TypeError, ValueError: as `threshold_votes` and `graded_votes`; not exactly one of
+        threshold and strength; a tolerance out of range.
+    """
+    checked = check_scores(scores).astype(np.float32, copy=False).astype(np.float64)
+    if (threshold is None) == (strength is None):
+        raise ValueError(
+            f"threshold={threshold!r} and strength={strength!r}: give exactly one"
+        )
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance={tolerance!r} must be in [0, 1)")
+    low, high = checked - tolerance, checked + tolerance
+    if threshold is not None:
+        theta = np.float64(np.float32(check_threshold(threshold)))
+        return (low < theta) & (high >= theta)
+    scale = GRADES * check_strength(strength)
+    if tolerance * scale >= 1:
+        raise ValueError(
+            f"tolerance={tolerance} must be below {1 / scale:.3g}, one level at "
+            f"strength {strength}; more than one level may not be in doubt"
+        )
+    return np.rint(scale * low) != np.rint(scale * high)
+
+
+def check_strength(strength: Any) -> float:
+    """Returns the strength as a float, or raises the error that says what is wrong."""
+    try:
+        value = float(strength)
+    except (TypeError, ValueError):
+        raise TypeError(f"strength={strength!r} must be a number") from None
+    if not 1 <= value <= 100:
+        raise ValueError(f"strength={strength!r} must be in [1, 100]")
+    return value
 
 
 def check_voting(voting: Any) -> None:

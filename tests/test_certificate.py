@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dsmooth_jax as ds
-from dsmooth_jax import certificate as certificate_module
+from dsmooth_jax import duels as duels_module
+from dsmooth_jax.certificate import predict_votes
 
 # (ablation, image size): at most 8 ablations; wrap, strides that do not divide, multi.
 GEOMETRIES = [
@@ -281,7 +282,7 @@ def test_chunks_and_products_change_nothing(monkeypatch):
     votes = random_votes(rng, 50, 9, 7)
     touched = rng.random((5, 9)) < 0.3
     whole = ds.certify(levels, touched, limit=100), ds.certify(votes, touched)
-    monkeypatch.setattr(certificate_module, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(duels_module, "_CHUNK_BYTES", 1)
     parts = ds.certify(levels, touched, limit=100), ds.certify(votes, touched)
     for a, b in zip(whole, parts, strict=True):
         for name in ("prediction", "margin", "counts"):
@@ -339,3 +340,162 @@ def test_arguments_stay_as_they_are():
     ds.certify(votes, touched, uncertain=votes)
     ds.certify(levels, touched, limit=3, uncertain=votes)
     assert ds.certify(votes[:0], touched).prediction.shape == (0,)
+
+
+GRADED_GEOMETRIES = [
+    (ds.Columns(2), (2, 7), ds.Patch(1, 1)),
+    (ds.Columns(3, stride=2), (3, 9), ds.Patch(2, 2)),
+    (ds.Rows(2), (9, 1), ds.Patch(1, 1)),
+    (ds.Rows(3, stride=3), (8, 2), ds.Patch(1, 2)),
+    (ds.Blocks(2, stride=2), (4, 6), ds.Patch(1, 1)),
+    (ds.Blocks(1, 2, stride=2), (3, 7), ds.Patch(2, 1)),
+]
+
+
+def racing_scores(rng, n, num_ablations, num_classes):
+    """Softmax scores that lean to one class by more or less, some of them corners."""
+    lean = rng.integers(0, num_classes, (n, 1, 1)) == np.arange(num_classes)
+    weight = rng.choice([0.0, 0.3, 0.6, 0.9, 1.0], (n, 1, 1))
+    noise = rng.dirichlet(np.full(num_classes, 0.5), (n, num_ablations))
+    return (weight * lean + (1 - weight) * noise).astype(np.float32)
+
+
+def rewritten_scores(rng, scores, num_classes):
+    """[n, t, K] -> [R, n, t, K]: every touched score replaced, in R ways."""
+    shape = (40, *scores.shape[:2])
+    corners = np.eye(num_classes)
+    yield from (np.broadcast_to(corner, scores.shape) for corner in corners)
+    for j, k in itertools.combinations(range(num_classes), 2):  # ties of two
+        yield np.broadcast_to((corners[j] + corners[k]) / 2, scores.shape)
+    yield from corners[rng.integers(0, num_classes, shape)]
+    yield from rng.dirichlet(np.full(num_classes, 0.3), shape)
+    yield from rng.random((*shape, num_classes))  # no softmax: refused by nobody
+    yield np.zeros(scores.shape)
+    yield np.ones(scores.shape)
+
+
+@pytest.mark.parametrize("strength", [1, 3, 10, 100])
+def test_no_rewriting_of_touched_scores_changes_a_certified_prediction(strength):
+    """Graded votes, from scores to prediction; what is refused is often broken."""
+    rng = np.random.default_rng(int(strength))
+    num_certified = num_refused = num_broken = 0
+    for ablation, size, patch in GRADED_GEOMETRIES:
+        touched = ds.touched(ablation, patch, size)
+        for num_classes in (2, 3, 5):
+            scores = racing_scores(rng, 30, touched.shape[1], num_classes)
+            levels = ds.graded_votes(scores, strength)
+            whole = ds.certify(levels, touched, limit=ds.GRADES)
+            margin = ds.certify(levels, touched, limit=ds.GRADES, rule="margin")
+            assert not (margin.is_certified & ~whole.is_certified).any()
+            assert (margin.margin <= whole.margin).all()
+            clean = predict_votes(levels, limit=ds.GRADES)
+            np.testing.assert_array_equal(whole.prediction, clean)
+            broken = np.zeros((len(scores), len(touched)), bool)
+            certified = np.zeros_like(broken)
+            for i, row in enumerate(touched):
+                alone = ds.certify(levels, row[None], limit=ds.GRADES)
+                certified[:, i] = alone.is_certified
+                ways = rewritten_scores(rng, scores[:, row], num_classes)
+                attacked = []
+                for touched_scores in ways:
+                    attacked.append(scores.copy())
+                    attacked[-1][:, row] = touched_scores
+                votes = ds.graded_votes(np.concatenate(attacked), strength)
+                predicted = predict_votes(votes, limit=ds.GRADES).reshape(-1, 30)
+                broken[:, i] = (predicted != clean).any(axis=0)
+            assert not (certified & broken).any()
+            np.testing.assert_array_equal(whole.is_certified, certified.all(axis=1))
+            num_certified += int(certified.sum())
+            num_refused += int((~certified).sum())
+            num_broken += int(broken.sum())
+    assert num_certified > 500
+    assert num_broken > 0.5 * num_refused > 250  # the attacks are no straw men
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 5])
+def test_worst_duels_of_levels_far_above_the_limit(num_classes):
+    """Levels cut off at the limit are corrected: all, some, two or none above it."""
+    rng = np.random.default_rng(num_classes)
+    num_tied = num_cycles = 0
+    for limit, dtype in itertools.product([1, 3, 100], [np.int8, np.int16, np.int64]):
+        for top in (1, limit, limit + 1, 3 * limit, 50 * limit):
+            top = min(top, np.iinfo(dtype).max)
+            coarse = max(1, top // 4)  # few distinct levels: many ties
+            shape = (40, 7, num_classes)
+            levels = rng.integers(0, top // coarse + 1, shape) * coarse
+            levels -= rng.integers(0, 2, (40, 7, 1)) * top
+            levels = levels.astype(dtype)
+            totals = duels(levels.astype(int), limit).sum(axis=1)
+            own = np.eye(num_classes, dtype=bool)
+            worst = np.where(own, 10**9, totals).min(axis=2)
+            before = levels.copy()
+            found = ds.certify(levels, np.zeros((1, 7), bool), limit=limit)
+            np.testing.assert_array_equal(found.counts, worst)
+            np.testing.assert_array_equal(found.prediction, worst.argmax(axis=1))
+            np.testing.assert_array_equal(
+                predict_votes(levels, limit=limit), found.prediction
+            )
+            np.testing.assert_array_equal(levels, before)
+            best = worst.max(axis=1, keepdims=True)
+            num_tied += int(((worst == best).sum(axis=1) > 1).sum())
+            num_cycles += int((best < 0).sum())  # no class wins all its duels
+    assert num_tied > 50
+    assert num_cycles > 0 or num_classes == 2
+
+
+def test_a_limit_far_above_all_levels():
+    """The limit need not fit into the dtype of the levels: clipping never acts."""
+    levels = np.random.default_rng(0).integers(0, 9, (20, 5, 3)).astype(np.int16)
+    touched = np.zeros((1, 5), bool)
+    wide = ds.certify(levels.astype(np.int64) * 10**5, touched, limit=10**6)
+    for limit in (10, 2**15 - 1, 2**15, 2**31 - 1):
+        found = ds.certify(levels, touched, limit=limit)
+        np.testing.assert_array_equal(found.prediction, wide.prediction)
+        np.testing.assert_array_equal(found.counts * 10**5, wide.counts)
+
+
+def test_strength_one_predicts_by_the_sum_of_levels():
+    """Soft voting: where no level exceeds the limit the worst duel is a difference."""
+    rng = np.random.default_rng(0)
+    for num_classes in (2, 3, 7):
+        scores = racing_scores(rng, 300, 9, num_classes)
+        levels = ds.graded_votes(scores, 1)
+        summed = levels.sum(axis=1, dtype=int)
+        np.testing.assert_array_equal(
+            predict_votes(levels, limit=ds.GRADES), summed.argmax(axis=1)
+        )
+
+
+def test_scores_within_the_tolerance_leave_certified_predictions_alone():
+    """Another machine's scores, attacked: every voting keeps its nominal prediction."""
+    rng = np.random.default_rng(0)
+    touched = ds.touched(ds.Columns(1), ds.Patch(1, 1), (1, 7))
+    tolerance, num_certified, num_doubts = 0.0015, 0, 0
+    for setting in ({"threshold": 0.3}, {"strength": 1}, {"strength": 6}):
+
+        def cast(scores, setting=setting):
+            if "threshold" in setting:
+                return ds.threshold_votes(scores, **setting), None
+            return ds.graded_votes(scores, **setting), ds.GRADES
+
+        scores = racing_scores(rng, 200, 7, 3)
+        close = rng.random(scores.shape) < 0.3
+        scores[close] = 0.3 + rng.uniform(-0.001, 0.001, close.sum())
+        doubt = ds.uncertain_votes(scores, tolerance, **setting)
+        votes, limit = cast(scores)
+        found = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        num_certified += int(found.is_certified.sum())
+        num_doubts += int(doubt.sum())
+        for _ in range(20):
+            moves = rng.choice([-1, 0, 1], scores.shape) * tolerance * 0.999
+            other = np.clip(scores + moves, 0, 1)
+            for row in touched:
+                other_attacked = other.copy()
+                corner = rng.integers(0, 3, (200, int(row.sum())))
+                other_attacked[:, row] = np.eye(3)[corner]
+                for machine in (other, other_attacked):
+                    there, limit = cast(machine.astype(np.float32))
+                    predicted = predict_votes(there, limit=limit)
+                    changed = predicted != found.prediction
+                    assert not (changed & found.is_certified).any()
+    assert num_certified > 100 and num_doubts > 500

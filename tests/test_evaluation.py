@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
+from dsmooth_jax.evaluation import STRENGTHS
 
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
@@ -140,3 +141,52 @@ def test_evaluate_leaves_its_arguments_alone():
     labels.flags.writeable = False
     certificate = ds.certify(np.eye(2, dtype=bool)[None].repeat(2, 0), np.eye(2) > 0)
     assert ds.evaluate(certificate, labels).clean.num_images == 2
+
+
+@pytest.mark.parametrize("rule", ["placement", "margin"])
+def test_the_chosen_strength_is_the_best_of_all(rule):
+    # Protects the choice, ties included, as for thresholds: graded votes, their limit.
+    rng = np.random.default_rng(0)
+    candidates = [1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0]
+    touched = ds.touched(ds.Columns(1), ds.Patch(1, 2), (1, 8))
+    ties, choices = 0, set()
+    for _ in range(40):
+        labels = rng.integers(0, 3, 6)
+        lean = np.arange(3) == labels[:, None, None]
+        weight = rng.uniform(0, 0.4, (6, 1, 1))
+        noise = rng.dirichlet(np.full(3, rng.choice([0.3, 3, 20])), (6, 8))
+        scores = (weight * lean + (1 - weight) * noise).astype(np.float32)
+        found = {}
+        for strength in candidates:
+            levels = np.rint(100 * strength * scores.astype(np.float64)).astype(int)
+            certificate = ds.certify(levels, touched, rule=rule, limit=100)
+            right = certificate.prediction == labels
+            certified = (right & certificate.is_certified).sum()
+            found[strength] = (int(certified), int(right.sum()))
+        best = [s for s in found if found[s] == max(found.values())]
+        ties += len(best) > 1
+        chosen = ds.choose_strength(
+            scores,
+            labels,
+            touched,
+            strengths=rng.permutation(candidates).tolist(),
+            rule=rule,
+        )
+        assert chosen == min(best) and type(chosen) is float
+        choices.add(chosen)
+    assert ties > 10 and len(choices) > 2  # or neither was tested
+
+
+def test_strengths_have_candidates_of_their_own():
+    # Protects the default: the choice is one of STRENGTHS, and each may be cast.
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(3), (6, 5)).astype(np.float32)
+    labels, touched = rng.integers(0, 3, 6), np.eye(5, dtype=bool)
+    assert ds.choose_strength(scores, labels, touched) in STRENGTHS
+    assert all(1 <= strength <= 100 for strength in STRENGTHS)
+    with pytest.raises(ValueError, match=r"strengths=\[\]"):
+        ds.choose_strength(scores, labels, touched, strengths=[])
+    with pytest.raises(ValueError, match="no image"):
+        ds.choose_strength(scores[:0], labels[:0], touched)
+    with pytest.raises(ValueError, match=r"strength=0\.5"):
+        ds.choose_strength(scores, labels, touched, strengths=[2, 0.5])

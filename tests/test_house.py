@@ -16,8 +16,8 @@ import dsmooth_jax as ds
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
-HOST_SIDE = ["types", "ablation", "threat", "voting", "certificate", "evaluation"]
-HOST_SIDE += ["provenance", "store", "report"]
+HOST_SIDE = ["types", "ablation", "threat", "voting", "duels", "certificate"]
+HOST_SIDE += ["questions", "evaluation", "provenance", "store", "report"]
 DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
 DEVICE_SIDE += [
     "models.small_cnn",
@@ -39,6 +39,8 @@ LONG: dict[str, str] = {}
 
 CERTIFIED_PATH = [
     ds.certify,
+    ds.certify_several,
+    ds.touched_by_any,
     ds.largest_certified_patch,
     ds.touched,
     ds.masked_scores,
@@ -139,16 +141,16 @@ def test_importing_the_package_loads_little(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_public_names_are_there_and_sorted():
-    # Protects `from dsmooth_jax import *`, and readers of the list.
-    assert ds.__all__ == sorted(ds.__all__) and len(set(ds.__all__)) == len(ds.__all__)
-    for name in ds.__all__:
+def test_public_names_are_there():
+    # Protects `from dsmooth_jax import *`. (The linter keeps the list sorted.)
+    assert len(set(ds.__all__)) == len(ds.__all__)
+    for name in set(ds.__all__) - {"GRADES"}:  # a number
         assert inspect.getmodule(getattr(ds, name)).__name__ in PACKAGE
 
 
 def public_callables():
     """(name, function) for each public function, method and property of `__all__`."""
-    for name in ds.__all__:
+    for name in set(ds.__all__) - {"GRADES"}:
         value = getattr(ds, name)
         if not inspect.isclass(value):
             yield name, value

@@ -35,8 +35,8 @@ def results():
         touched = ds.touched(ablation, patch, size)
         for rule in RULES:
             certificate = ds.certify(votes, touched, rule=rule)
-            found[patch, rule] = ds.evaluate(certificate, labels)
-    shares = {(r.certified.count, rule) for (_, rule), r in found.items()}
+            found["threshold", patch, rule] = ds.evaluate(certificate, labels)
+    shares = {(r.certified.count, rule) for (_, _, rule), r in found.items()}
     assert len(shares) >= 4  # or swapped columns would look the same
     return found
 
@@ -56,11 +56,11 @@ def test_the_table_prints_what_was_found(results):
     lines = report.format_table(results).splitlines()[3:]
     assert [line.split()[0] for line in lines] == [str(patch) for patch in PATCHES]
     for patch, line in zip(PATCHES, lines, strict=True):
-        placement, margin = results[patch, "placement"], results[patch, "margin"]
+        placement, margin = (results["threshold", patch, rule] for rule in RULES)
         wanted = [
             *percent(placement.clean),
             *percent(placement.certified),
-            *percent(margin.certified),
+            100 * margin.certified.value,
             100 * placement.certified_wrong.value,
         ]
         assert numbers(line) == pytest.approx(wanted, abs=0.051)
@@ -70,7 +70,8 @@ def test_the_table_is_rectangular(results):
     # Protects its look: columns line up, at 0 % and 100 % too, and fit a terminal.
     none, every = ds.Accuracy(0, 1000), ds.Accuracy(1000, 1000)
     extreme = {
-        (ds.Patch(224, 224), rule): ds.Evaluation(every, none, every) for rule in RULES
+        ("threshold", ds.Patch(224, 224), rule): ds.Evaluation(every, none, every)
+        for rule in RULES
     }
     lines = report.format_table(results | extreme).splitlines()
     assert len({len(line.rstrip()) for line in lines[2:]}) == 1
@@ -80,9 +81,10 @@ def test_the_table_is_rectangular(results):
 
 def test_a_record_holds_what_was_found(results):
     # Protects summary.json: names of the design, shares in [0, 1], nothing rounded.
-    for (patch, rule), result in results.items():
-        assert report.accuracy_record(patch, "threshold", rule, result) == {
+    for (_, patch, rule), result in results.items():
+        assert report.accuracy_record("threshold", patch, rule, result) == {
             "patch": [patch.height, patch.width],
+            "attack": str(patch),
             "voting": "threshold",
             "rule": rule,
             "clean_accuracy": result.clean.value,
@@ -128,21 +130,17 @@ def test_the_figure_draws_what_was_found(results, tmp_path):
     figure = report.accuracy_figure(results, base_accuracy=0.5, caption="40 images")
     (axes,) = figure.axes
     for rule in RULES:
-        label = next(
-            text
-            for text in axes.get_legend_handles_labels()[1]
-            if text.startswith(rule)
-        )
-        place, value = drawn(axes, label)
+        place, value = drawn(axes, f"threshold votes, {rule} rule")
         assert place.tolist() == list(range(1, len(PATCHES) + 1))  # not all squares
-        wanted = [100 * results[patch, rule].certified.value for patch in PATCHES]
+        found = [results["threshold", patch, rule].certified for patch in PATCHES]
+        wanted = [100 * accuracy.value for accuracy in found]
         assert value == pytest.approx(wanted)
     heights = [
         line.get_ydata()[0]
         for line in axes.get_lines()
         if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
     ]
-    clean = 100 * results[PATCHES[0], "placement"].clean.value
+    clean = 100 * results["threshold", PATCHES[0], "placement"].clean.value
     assert pytest.approx(clean) in heights and pytest.approx(50) in heights
     assert axes.get_xlabel() and axes.get_ylabel()
     check_is_a_picture(figure, tmp_path / "figure.png")
@@ -159,7 +157,9 @@ def test_one_patch_makes_a_figure(results, tmp_path):
     # Protects --patches=5x5: a single point is drawn too, whatever was found.
     none = ds.Evaluation(*[ds.Accuracy(0, 9)] * 3)
     figure = report.accuracy_figure(
-        {(ds.Patch(5, 5), rule): none for rule in RULES}, base_accuracy=0.0, caption=""
+        {("threshold", ds.Patch(5, 5), rule): none for rule in RULES},
+        base_accuracy=0.0,
+        caption="",
     )
     check_is_a_picture(figure, tmp_path / "figure.png")
 

@@ -62,21 +62,31 @@ def test_summary_rows_and_table_say_the_same(certified):
     assert summary["split"] == "test"
     right = np.array([row["label"] == row["prediction"] for row in rows])
     assert summary["clean_accuracy"] == right.mean()
-    found = {(*c["patch"], c["rule"]): c for c in summary["certificates"]}
-    assert len(found) == 6
-    for (height, width, rule), record in found.items():
-        name = f"margin_{height}x{width}_{rule}"
+    found = {(*c["patch"], c["voting"], c["rule"]): c for c in summary["certificates"]}
+    assert len(found) == 12
+    for (height, width, voting, rule), record in found.items():
+        if voting != summary["voting"]:
+            continue
+        name = f"margin_{height}x{width}_{voting}_{rule}"
         certified = np.array([int(row[name]) >= 0 for row in rows])
         assert record["certified_accuracy"] == (right & certified).mean()
         assert record["certified_wrong"] == (~right & certified).mean()
         assert record["clean_accuracy"] == right.mean()
         low, high = record["certified_interval"]
         assert low <= record["certified_accuracy"] <= high
+        doubtful = found[height, width, voting, "placement"]
+        assert (
+            doubtful["certified_accuracy_uncertain"] <= doubtful["certified_accuracy"]
+        )
     line = next(x for x in printed.splitlines() if x.startswith("2x2"))
-    assert f"{100 * found[2, 2, 'placement']['certified_accuracy']:.1f}" in line
-    sides = np.array([int(row["largest_certified_square"]) for row in rows])
-    at_2x2 = np.array([int(row["margin_2x2_placement"]) >= 0 for row in rows])
-    np.testing.assert_array_equal(sides >= 2, at_2x2)
+    record = found[2, 2, "threshold", "placement"]
+    assert f"{100 * record['certified_accuracy']:.1f}" in line
+    for voting in ("threshold", "graded"):
+        name = f"largest_certified_square_{voting}"
+        sides = np.array([int(row[name]) for row in rows])
+        name = f"margin_2x2_{voting}_placement"
+        at_2x2 = np.array([int(row[name]) >= 0 for row in rows])
+        np.testing.assert_array_equal(sides >= 2, at_2x2)
     assert (out / "certified_accuracy.png").stat().st_size > 10_000
 
 
@@ -90,7 +100,8 @@ def test_library_and_script_agree(certified, smoke_run):
     images = test_set.images[[where[row["id"]] for row in rows]]
     certificate = smoothed.certify(images, ds.Patch(2, 5))
     np.testing.assert_array_equal(smoothed.predict(images), certificate.prediction)
-    written = [(int(r["prediction"]), int(r["margin_2x5_placement"])) for r in rows]
+    name = f"margin_2x5_{smoothed.voting}_placement"
+    written = [(int(r["prediction"]), int(r[name])) for r in rows]
     found = zip(certificate.prediction, certificate.margin, strict=True)
     assert written == [(int(a), int(b)) for a, b in found]
 
@@ -112,13 +123,37 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
     run_script(
         "certify.py",
         f"--scores={out / 'scores'}",
-        "--patches=3x7",
+        "--patches=3x7,2%",
         "--threshold=0.4",
+        "--voting=threshold",
+        "--area=6",
+        "--num_patches=2",
+        "--thresholds=0.2,0.4",
+        "--strengths=3",
+        "--maps",
         f"--out={other}",
     )
     summary = json.loads((other / "summary.json").read_text())
     assert summary["threshold"] == 0.4
-    assert [c["patch"] for c in summary["certificates"]] == [[3, 7], [3, 7]]
+    certified = {
+        c["attack"]: c["certified_accuracy"]
+        for c in summary["certificates"]
+        if c["rule"] == "placement"
+    }
+    assert {"3x7", "4x4", "1x6", "2x3", "6x1", "area <=6", "2 x 3x7"} <= set(certified)
+    assert certified["area <=6"] <= min(certified["1x6"], certified["2x3"])
+    assert certified["2 x 3x7"] <= certified["3x7"]
+    sweep = list(csv.DictReader((other / "sweep.csv").read_text().splitlines()))
+    same = [
+        int(row["certified"]) / 60
+        for row in sweep
+        if (row["setting"], row["attack"], row["rule"]) == ("0.4", "3x7", "placement")
+    ]
+    assert same == [certified["3x7"]]
+    maps = np.load(other / "maps.npz")
+    assert maps["margin"].shape == (60, 26, 22)
+    margins = [int(row["margin_3x7_threshold_placement"]) for row in read_rows(other)]
+    assert maps["margin"].min(axis=(1, 2)).tolist() == margins
 
 
 def test_a_finished_run_says_so_and_another_config_is_refused(smoke_run, run_script):

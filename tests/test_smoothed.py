@@ -39,7 +39,7 @@ def attack(smoothed, image, patch, rng, contents, step=1):
     return (found != smoothed.predict(image[None], batch_size=256)).any()
 
 
-@pytest.mark.parametrize("voting", ["threshold", "top_one"])
+@pytest.mark.parametrize("voting", ["threshold", "top_one", "graded"])
 @pytest.mark.parametrize(
     "ablation", [ds.Columns(2), ds.Rows(2, stride=2), ds.MultiColumns(1, 2)], ids=str
 )
@@ -88,7 +88,7 @@ def test_what_is_predicted_is_what_is_certified():
             for patch in (ds.Patch(1, 1), ds.Patch(3, 7)):
                 found = smoothed.certify(images, patch, rule=rule, batch_size=4)
                 np.testing.assert_array_equal(found.prediction, predicted)
-        votes = smoothed.vote(smoothed.score(images))
+        votes, _ = smoothed.vote(smoothed.score(images))
         np.testing.assert_array_equal(votes.sum(axis=1).argmax(axis=1), predicted)
 
 

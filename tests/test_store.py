@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -246,3 +247,27 @@ def test_labels_and_ids_of_other_images_are_refused(tmp_path, extra, has_ids):
             ids=np.arange(count) if has_ids else None,
         )
     assert not (tmp_path / "scores").exists()
+
+
+def test_a_store_of_the_first_format_still_opens():
+    # Protects scores that took days: what version 0.1 wrote is read, value for value.
+    path = pathlib.Path(__file__).parent / "data" / "store_v1"
+    before = contents(path)
+    image, ablation, _ = np.ogrid[:5, :4, :1]
+    first, second = (7 * image + 3 * ablation) % 31, (5 * image + 11 * ablation) % 29
+    scores = np.concatenate([first, second, 64 - first - second], axis=2) / 64
+    opened = ds.open_scores(path)
+    found = opened.read_all()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, scores)  # 64ths: exact in float32
+    np.testing.assert_array_equal(opened.labels, [0, 1, 2, 0, 1])
+    assert opened.ids.tolist() == [f"test/{n}" for n in range(5)]
+    assert opened.ablation == ds.Columns(2) and opened.image_shape == (3, 4, 1)
+    assert opened.num_classes == 3 and opened.shard_size == 2
+    assert [span for span, _ in opened] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert opened.made_by == {
+        "model": {"name": "seeded formula", "width": 4},
+        "data": {"name": "none", "split": "test"},
+        "threshold": 0.3,
+    }
+    assert contents(path) == before  # reading writes nothing

@@ -66,10 +66,15 @@ def test_a_higher_threshold_only_takes_votes_away(scores, one, other):
 def test_each_name_casts_the_votes_of_its_own_function():
     # Protects certify.py's --voting: the name must select, and only select.
     scores = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
-    by_threshold = cast_votes(scores, "threshold", threshold=0.4)
+    by_threshold, limit = cast_votes(scores, "threshold", threshold=0.4)
     np.testing.assert_array_equal(by_threshold, ds.threshold_votes(scores, 0.4))
-    by_top_one = cast_votes(scores, "top_one", threshold=0.4)
+    assert limit is None
+    by_top_one, limit = cast_votes(scores, "top_one", threshold=0.4)
     np.testing.assert_array_equal(by_top_one, ds.top_one_votes(scores))
+    assert limit is None
+    graded, limit = cast_votes(scores, "graded", strength=7)
+    np.testing.assert_array_equal(graded, ds.graded_votes(scores, 7))
+    assert limit == ds.GRADES
     assert (by_threshold != by_top_one).any()
 
 
@@ -81,3 +86,105 @@ def test_arguments_are_not_changed(dtype):
     scores.flags.writeable = False
     ds.threshold_votes(scores, 0.3), ds.top_one_votes(scores)
     np.testing.assert_array_equal(scores, before)
+
+
+@given(some_scores, st.sampled_from([1, 1.5, 2, 3.3, 5, 20, 99.9, 100]))
+def test_grades_are_those_of_the_formula(scores, strength):
+    # Protects the definition: rint(100 strength score) in float64, halves to even.
+    grades = ds.graded_votes(scores, strength)
+    assert grades.dtype == np.int16 and grades.shape == scores.shape
+    for index in np.ndindex(scores.shape):
+        exact = np.float64(100 * strength) * float(scores[index])
+        assert grades[index] == round(exact)  # Python's round: halves to even
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_halves_are_graded_to_even(dtype):
+    # Protects the rounding, and both ends of the strength: 10,000 fits into int16.
+    scores = np.array([[[0.125, 0.375, 0.625, 0.875, 0.0, 1.0]]], dtype)
+    assert ds.graded_votes(scores, 1).tolist() == [[[12, 38, 62, 88, 0, 100]]]
+    assert ds.graded_votes(scores, 100)[0, 0, -2:].tolist() == [0, 10_000]
+    assert ds.graded_votes(scores / 8, 100)[0, 0, 0] == 156  # 156.25
+
+
+@pytest.mark.parametrize("strength", [0, 0.99, -1, 100.1, float("nan"), float("inf")])
+def test_a_strength_out_of_range_is_refused(strength):
+    # Protects int16 levels from wrapping, and users from settings without a meaning.
+    scores = np.full((1, 2, 2), 0.5)
+    for call in (
+        lambda: ds.graded_votes(scores, strength),
+        lambda: ds.uncertain_votes(scores, 0.0, strength=strength),
+    ):
+        with pytest.raises(ValueError, match=r"strength=.*\[1, 100\]"):
+            call()
+
+
+def test_grades_need_numbers(without_shape_checks):
+    # Protects from scores that are not a number, which a cast would make a level.
+    with pytest.raises(ValueError, match=r"scores\[0, 0, 1\] = nan"):
+        ds.graded_votes(np.array([[[0.5, np.nan]]]), 2)
+    with pytest.raises(TypeError, match="strength='high' must be a number"):
+        ds.graded_votes(np.full((1, 2, 2), 0.5), "high")
+    with pytest.raises(TypeError, match="int64"):
+        ds.graded_votes(np.ones((1, 2, 2), int), 2)
+
+
+def near_scores(at, tolerance):
+    """What another machine may compute in place of a score, to both ends."""
+    score = float(np.float32(at))
+    steps = [(i - 10) / 10 * tolerance for i in range(21)]
+    return [score + step for step in steps]
+
+
+@given(some_scores, st.sampled_from([0.1, 0.3, 0.5, 1.0]), st.floats(0, 0.3))
+def test_a_vote_is_uncertain_iff_a_score_nearby_votes_otherwise(
+    scores, threshold, tolerance
+):
+    # Protects doubtful votes: all of them are marked, and no other.
+    marked = ds.uncertain_votes(scores, tolerance, threshold=threshold)
+    assert marked.dtype == np.bool_ and marked.shape == scores.shape
+    theta = float(np.float32(threshold))
+    for index in np.ndindex(scores.shape):
+        votes = {s >= theta for s in near_scores(scores[index], tolerance)}
+        assert marked[index] == (len(votes) == 2)
+
+
+@given(some_scores, st.sampled_from([1, 1.37, 5, 100]), st.floats(0, 0.99))
+def test_a_grade_is_uncertain_iff_a_score_nearby_is_graded_otherwise(
+    scores, strength, share
+):
+    # Protects doubtful levels, and that they move by one level at most.
+    tolerance = share / (100 * strength)
+    marked = ds.uncertain_votes(scores, tolerance, strength=strength)
+    for index in np.ndindex(scores.shape):
+        nominal = round(100 * strength * float(scores[index]))
+        grades = [
+            round(100 * strength * s) for s in near_scores(scores[index], tolerance)
+        ]
+        assert marked[index] == (len(set(grades)) > 1)
+        assert all(abs(grade - nominal) <= 1 for grade in grades)
+
+
+def test_a_tolerance_of_nothing_leaves_nothing_in_doubt():
+    # Protects scores at the very edge: on the same machine they vote as they did.
+    scores = np.array([[[0.3, 0.125, np.nextafter(np.float32(0.3), 0)]]], np.float32)
+    assert not ds.uncertain_votes(scores, 0, threshold=0.3).any()
+    assert not ds.uncertain_votes(scores, 0, strength=1).any()
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "settings", "words"),
+    [
+        (0.1, {}, "exactly one"),
+        (0.1, {"threshold": 0.3, "strength": 2}, "exactly one"),
+        (-0.1, {"threshold": 0.3}, r"tolerance=-0\.1 .*\[0, 1\)"),
+        (1, {"threshold": 0.3}, r"tolerance=1 .*\[0, 1\)"),
+        (float("nan"), {"threshold": 0.3}, r"tolerance=nan .*\[0, 1\)"),
+        (0.1, {"threshold": 0}, r"threshold=0 "),
+        (0.005, {"strength": 2}, r"tolerance=0\.005 must be below 0\.005"),
+    ],
+)
+def test_doubts_that_make_no_sense_are_refused(tolerance, settings, words):
+    # Protects certificates: a level that may move by two is not counted as one.
+    with pytest.raises(ValueError, match=words):
+        ds.uncertain_votes(np.full((1, 2, 2), 0.5), tolerance, **settings)

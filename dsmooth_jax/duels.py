@@ -1,0 +1,180 @@
+"""The one rule: who is preferred, who wins, and what an attacker can take away.
+
+Everything that predicts or certifies goes through here, so prediction and certificate
+cannot disagree. Every voting is a table of integer levels u_p(c), one for each ablation
+p and class c, and a limit A. Ablation p prefers class c to class j by
+``clip(u_p(c) - u_p(j), -A, A)`` (`preference`); a duel of two classes is the sum over
+the ablations. All arithmetic is exact. Nothing here chunks: callers bound n.
+
+Source: Levine & Feizi 2020 (arXiv:2002.10733), section 3, for 0/1 votes and the largest
+touched set; duels and placements are this library's.
+"""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+_CHUNK_BYTES = 2**24  # working memory aimed at for one chunk of images
+
+
+def check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
+    """Levels in a dtype that holds their differences, limit, is_votes."""
+    levels = np.asarray(votes)
+    is_votes = levels.dtype == np.bool_
+    if not is_votes and not np.issubdtype(levels.dtype, np.integer):
+        raise TypeError(
+            f"votes have dtype {levels.dtype}; they must be bool, or integer levels "
+            "with their limit; make votes of scores by threshold_votes or top_one_votes"
+        )
+    if levels.ndim != 3:
+        raise ValueError(f"votes have shape {levels.shape}; it must be [N, P, K]")
+    if levels.shape[1] < 1 or levels.shape[2] < 2:
+        raise ValueError(
+            f"votes have shape {levels.shape}; [N, P, K] needs P >= 1 ablations and "
+            "K >= 2 classes"
+        )
+    if is_votes:
+        if limit is not None:
+            raise ValueError(
+                f"limit={limit!r} is for integer levels; bool votes have 1"
+            )
+        return levels.view(np.int8), 1, True
+    if limit is None:
+        raise ValueError(
+            f"votes are {levels.dtype} levels, which need their limit=; "
+            "0/1 votes must be bool"
+        )
+    try:
+        limit = operator.index(limit)
+    except TypeError:
+        raise TypeError(f"limit={limit!r} must be an integer") from None
+    if not 1 <= limit < 2**31:
+        raise ValueError(f"limit={limit} must be in 1..2^31 - 1")
+    extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
+    for dtype in (
+        np.int16,
+        np.int32,
+        np.int64,
+    ):  # products and differences fit: no wrap
+        if 2 * (extreme + 1) <= np.iinfo(dtype).max:
+            return levels.astype(dtype, copy=False), limit, False
+    raise ValueError(f"votes have a level of size {extreme}; it must be below 2^62")
+
+
+def chunks(levels: np.ndarray, num_sets: int) -> Iterator[slice]:
+    """Slices of images [N, P, K] of bounded working memory, for L touched sets."""
+    num_images, num_ablations, num_classes = levels.shape
+    rows = max(num_ablations, num_sets, num_classes)
+    size = max(1, _CHUNK_BYTES // (8 * rows * num_classes))
+    for start in range(0, num_images, size):
+        yield slice(start, min(start + size, num_images))
+
+
+def preference(
+    low: np.ndarray, high: np.ndarray, chosen: np.ndarray, limit: int
+) -> np.ndarray:
+    """The one rule: how much each ablation prefers the chosen class to each class.
+
+    Args:
+      low: integer [n, P, K], the least level of each class.
+      high: integer [n, P, K], the greatest (the same array where levels are certain).
+      chosen: int [n], the class c of each image.
+      limit: A.
+
+    Returns:
+      [n, P, K] of low's dtype: clip(low(c) - high(j), -A, A) for each rival j. The
+      entry j = c has no meaning.
+    """
+    own = np.take_along_axis(low, chosen[:, None, None], axis=2)
+    difference = own - high
+    if limit < np.iinfo(difference.dtype).max:
+        np.clip(difference, -limit, limit, out=difference)
+    return difference
+
+
+def count(levels: np.ndarray, limit: int, is_votes: bool) -> np.ndarray:
+    """int64 [n, K]: votes of each class, or for levels its worst duel."""
+    if is_votes:
+        return levels.sum(axis=1, dtype=np.int64)
+    return worst_duels(levels, limit)
+
+
+def worst_duels(levels: np.ndarray, limit: int) -> np.ndarray:
+    """int64 [n, K]: min over j of the sum of `preference`, for every class c.
+
+    Where no level exceeds the limit A, preferences are differences and sums of levels
+    say all. So levels are cut off at A, summed, and only the pairs with a level above A
+    are corrected: for level u of c above A and level v of j,
+    clip(u - v, -A, A) - (A - min(v, A)).
+    """
+    _n, _, num_classes = levels.shape
+    # In an ablation only differences count: the least level becomes 0.
+    levels = levels - levels.min(axis=2, keepdims=True)
+    total = np.minimum(levels, limit).sum(axis=1, dtype=np.int64)  # [n, K]
+    duels = total[:, :, None] - total[:, None, :]  # [n, K, K]
+    for c in range(num_classes):
+        image, ablation = np.nonzero(levels[:, :, c] > limit)
+        if not image.size:
+            continue
+        others = levels[image, ablation]  # [hits, K]
+        own = others[:, [c]]
+        excess = np.clip(own - others, -limit, limit) - (
+            limit - np.minimum(others, limit)
+        )
+        # Two levels above A meet in both rows: the smaller class corrects for both.
+        excess[:, :c][others[:, :c] > limit] = 0
+        first = np.flatnonzero(np.diff(image, prepend=-1))
+        correction = np.add.reduceat(excess, first, axis=0, dtype=np.int64)
+        duels[image[first], c] += correction
+        duels[image[first], :, c] -= correction
+    duels[:, np.arange(num_classes), np.arange(num_classes)] = np.iinfo(np.int64).max
+    return duels.min(axis=2)
+
+
+def predict(counts: np.ndarray) -> np.ndarray:
+    """[n, K] -> [n]: the class of highest count, ties to the smaller index."""
+    return counts.argmax(axis=1)
+
+
+def after_each_placement(
+    preferences: np.ndarray, touched: np.ndarray, limit: int
+) -> np.ndarray:
+    """What is left of each duel when a placement's ablations all turn.
+
+    Args:
+      preferences: integer [n, P, K], of the predicted class.
+      touched: bool [L, P].
+      limit: A.
+
+    Returns:
+      floating [L, n, K], exact integers: the untouched preferences, less A for each
+      touched ablation.
+    """
+    n, num_ablations, num_classes = preferences.shape
+    # A matrix product of integers is exact in floating point while every partial sum is
+    # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
+    exact = np.dtype("f4" if 2 * limit * num_ablations < 2**24 else "f8")
+    table = np.ascontiguousarray(preferences.transpose(1, 0, 2), exact)  # [P, n, K]
+    untouched = np.logical_not(touched).astype(exact)
+    left = untouched @ table.reshape(num_ablations, n * num_classes)  # [L, n K]
+    left -= (limit * touched.sum(axis=1)).astype(exact)[:, None]
+    return left.reshape(len(touched), n, num_classes)
+
+
+def least_duel(duels: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The closest duel of the chosen class, ties counted for the smaller class index.
+
+    Args:
+      duels: [..., n, K], what is left of the duel against each class.
+      chosen: int [n].
+
+    Returns:
+      (margin, rival), int64 [..., n]: margin >= 0 iff the chosen class wins all duels.
+    """
+    classes = np.arange(duels.shape[-1])
+    left = duels - (classes < chosen[:, None])
+    left = np.where(classes == chosen[:, None], np.inf, left)
+    return left.min(axis=-1).astype(np.int64), left.argmin(axis=-1)

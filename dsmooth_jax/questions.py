@@ -1,0 +1,227 @@
+"""What votes can answer, once they are there, with no further forward pass.
+
+Rectangles of an area, several patches at once, and maps of where an image is
+vulnerable. Whatever is certified here is certified by `certify` or by the same `duels`.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dsmooth_jax.ablation import Ablation, check_image_size
+from dsmooth_jax.certificate import (
+    Certificate,
+    certify,
+    check_touched,
+    concatenate,
+)
+from dsmooth_jax.duels import (
+    after_each_placement,
+    check_levels,
+    chunks,
+    count,
+    least_duel,
+    predict,
+    preference,
+)
+from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
+from dsmooth_jax.types import ImageSize, Maps, Touched
+
+MAX_UNION_ENTRIES = 2**26
+"""The most entries, L^k x P, of unions that `certify_several` tries out (64 MiB)."""
+
+
+def square_of_percent(percent: float, image_size: ImageSize) -> Patch:
+    """The square that covers a percentage of the image, as the literature counts it.
+
+    Args:
+      percent: in (0, 100].
+      image_size: (H, W), pixels.
+
+    Returns:
+      The square of side round(sqrt(percent / 100 * H * W)), at least 1 and at most the
+      shorter side of the image.
+
+    Raises:
+      ValueError: percent is out of range.
+
+    >>> square_of_percent(2, (224, 224))
+    Patch(height=32, width=32)
+    """
+    height, width = check_image_size(image_size)
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent={percent!r} must be in (0, 100]")
+    side = round(math.sqrt(percent / 100 * height * width))
+    side = min(max(side, 1), height, width)
+    return Patch(side, side)
+
+
+def rectangles_of_area(area: int, image_size: ImageSize) -> tuple[Patch, ...]:
+    """The rectangles of at most this area that no other one of them contains.
+
+    What is certified against each of them is certified against every h x w <= area.
+
+    Args:
+      area: pixels, >= 1.
+      image_size: (H, W), pixels.
+
+    Returns:
+      The maximal ones that fit into the image, by height.
+
+    Raises:
+      ValueError: area < 1.
+
+    >>> [str(patch) for patch in rectangles_of_area(6, (4, 4))]
+    ['1x4', '2x3', '3x2', '4x1']
+    """
+    height, width = check_image_size(image_size)
+    if area < 1:
+        raise ValueError(f"area={area!r} must be >= 1, in pixels")
+    widest = [min(area // h, width) for h in range(1, min(area, height) + 1)]
+    return tuple(
+        Patch(h, w)
+        for h, w in enumerate(widest, start=1)
+        if h == len(widest) or widest[h] < w
+    )
+
+
+def touched_by_any(
+    ablation: Ablation, patches: tuple[Patch, ...], image_size: ImageSize
+) -> Touched:
+    """The touched sets of an attacker who chooses one of these patches.
+
+    Args:
+      ablation: the ablation.
+      patches: one or more.
+      image_size: (H, W), pixels.
+
+    Returns:
+      bool [L, P]: the rows of `touched` of all patches, equal ones merged.
+
+    Raises:
+      ValueError: no patch, or as `touched`.
+
+    Guarantee:
+      What `certify` certifies against these rows is certified against each patch.
+    """
+    if not patches:
+        raise ValueError("patches=() must hold at least one patch")
+    sets = [touched(ablation, patch, image_size) for patch in patches]
+    return merge_equal_rows(np.concatenate(sets))[0]
+
+
+def certify_several(
+    votes: ArrayLike,
+    touched: ArrayLike,
+    num_patches: int,
+    *,
+    limit: int | None = None,
+) -> tuple[Certificate, bool]:
+    """Certifies against several patches at once, each wherever the attacker likes.
+
+    Args:
+      votes: as in `certify`.
+      touched: bool [L, P], of one patch. Patches may overlap and need not be alike:
+        pass `touched_by_any` for several kinds.
+      num_patches: k, >= 1.
+      limit: as in `certify`.
+
+    Returns:
+      (certificate, is_exact). Where L^k is small enough, the placement rule over all
+      unions of k touched sets (True); elsewhere each patch takes the most that any one
+      could, which is sound and certifies fewer (False).
+
+    Raises:
+      TypeError, ValueError: as `certify`; num_patches < 1.
+
+    Guarantee:
+      As `certify`, where the attacker places any k patches together, overlapping or
+      not: every union is among those tried, or each patch is granted the most it can.
+    """
+    votes = np.asarray(votes)
+    levels, checked_limit, is_votes = check_levels(votes, limit)
+    sets = check_touched(touched, levels.shape[1])
+    if num_patches < 1:
+        raise ValueError(f"num_patches={num_patches!r} must be >= 1")
+    unions = sets
+    for _ in range(num_patches - 1):
+        if len(unions) * sets.size > MAX_UNION_ENTRIES:
+            break
+        pairs = unions[:, None] | sets[None]
+        unions = merge_equal_rows(pairs.reshape(-1, sets.shape[1]))[0]
+    else:
+        return certify(votes, unions, limit=limit), True
+
+    parts = [certify(votes[:0], sets, limit=limit)]  # so that N = 0 works
+    for part in chunks(levels, len(sets)):
+        counts = count(levels[part], checked_limit, is_votes)
+        chosen = predict(counts)
+        preferences = preference(levels[part], levels[part], chosen, checked_limit)
+        total = preferences.sum(axis=1, dtype=np.int64)
+        left = after_each_placement(preferences, sets, checked_limit).min(axis=0)
+        taken = total - left.astype(np.int64)  # the most that one patch takes
+        margin, _ = least_duel(total - num_patches * taken, chosen)
+        parts.append(Certificate(chosen, margin, counts))
+    return concatenate(parts), False
+
+
+def vulnerability_map(
+    votes: ArrayLike,
+    ablation: Ablation,
+    patch: Patch,
+    image_size: ImageSize,
+    *,
+    limit: int | None = None,
+) -> tuple[Maps, Maps]:
+    """Where an image is vulnerable: the margin at each placement, and who would win.
+
+    Args:
+      votes: as in `certify`.
+      ablation: the ablation that the votes are of.
+      patch: the patch.
+      image_size: (H, W), pixels.
+      limit: as in `certify`.
+
+    Returns:
+      (margin, rival), both int64 [N, H - height + 1, W - width + 1], by the patch's
+      upper left corner. Where margin < 0, an attacker there can make the rival win (for
+      bool votes; for levels, may be able to). An image's least margin is `certify`'s.
+
+    Raises:
+      TypeError, ValueError: as `certify` and `touched`.
+    """
+    sets, row = placements(ablation, patch, image_size)
+    levels, limit, is_votes = check_levels(votes, limit)
+    sets = check_touched(sets, levels.shape[1])
+    margin = np.empty((len(levels), len(sets)), np.int64)
+    rival = np.empty_like(margin)
+    for part in chunks(levels, len(sets)):
+        chosen = predict(count(levels[part], limit, is_votes))
+        preferences = preference(levels[part], levels[part], chosen, limit)
+        left = after_each_placement(preferences, sets, limit)  # [L, n, K]
+        margin[part], rival[part] = (x.T for x in least_duel(left, chosen))
+    return margin[:, row], rival[:, row]
+
+
+def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
+    """The class that comes closest to the prediction while nothing is attacked.
+
+    Args:
+      votes: as in `certify`.
+      limit: as in `certify`.
+
+    Returns:
+      int64 [N], of equals the smaller index.
+
+    Raises:
+      TypeError, ValueError: as `certify`.
+    """
+    levels, limit, is_votes = check_levels(votes, limit)
+    rival = np.empty(len(levels), np.int64)
+    for part in chunks(levels, 1):
+        chosen = predict(count(levels[part], limit, is_votes))
+        preferences = preference(levels[part], levels[part], chosen, limit)
+        total = preferences.sum(axis=1, dtype=np.int64)
+        rival[part] = least_duel(total, chosen)[1]
+    return rival
