@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, cli, data, provenance, report, store
-from dsmooth_jax.ablation import ablation_to_json
+from dsmooth_jax.ablation import ablation_to_json, check_count
 from dsmooth_jax.certificate import RULES, concatenate
-from dsmooth_jax.scoring import MATMUL_PRECISION, check_positive, is_masked
+from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import (
     VOTINGS,
@@ -69,7 +69,7 @@ def main(_):
         )
     # What cannot be is refused before the costly part, and leaves nothing behind.
     for name in ("batch_size", "chunk_size", "num_patches"):
-        check_positive(f"--{name}", FLAGS[name].value)
+        check_count(f"--{name}", FLAGS[name].value)
     if FLAGS.voting is not None:
         check_voting(FLAGS.voting)
     for value in (

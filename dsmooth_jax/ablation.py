@@ -284,6 +284,14 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises unless the value is an integer >= 1."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}={value!r} must be an integer")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be >= 1")
+
+
 def check_ablation(ablation: Any) -> None:
     """Raises TypeError unless it is an ablation."""
     if not isinstance(ablation, Ablation):

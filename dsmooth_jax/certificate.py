@@ -133,7 +133,10 @@ def predict_votes(votes: ArrayLike, *, limit: int | None = None) -> PerImage:
       int64 [N].
     """
     levels, limit, is_votes = check_levels(votes, limit)
-    return predict(count(levels, limit, is_votes))
+    prediction = np.empty(len(levels), np.int64)
+    for part in chunks(levels, 1):
+        prediction[part] = predict(count(levels[part], limit, is_votes))
+    return prediction
 
 
 def concatenate(parts: Sequence[Certificate]) -> Certificate:

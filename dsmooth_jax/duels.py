@@ -113,6 +113,7 @@ def worst_duels(levels: np.ndarray, limit: int) -> np.ndarray:
     _n, _, num_classes = levels.shape
     # In an ablation only differences count: the least level becomes 0.
     levels = levels - levels.min(axis=2, keepdims=True)
+    limit = min(limit, np.iinfo(levels.dtype).max)  # no difference is larger
     total = np.minimum(levels, limit).sum(axis=1, dtype=np.int64)  # [n, K]
     duels = total[:, :, None] - total[:, None, :]  # [n, K, K]
     for c in range(num_classes):

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dsmooth_jax.ablation import Ablation, check_ablation
+from dsmooth_jax.ablation import Ablation, check_ablation, check_count
 from dsmooth_jax.scoring import (
     ScoresFn,
-    check_positive,
     padded_batch_size,
     score_batch,
 )
@@ -56,7 +55,7 @@ def check_locality(
       It is a test, not a proof: it finds every dependence that one of the four poisons
       shows on random images, at each of the ablations tried.
     """
-    check_positive("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     check_ablation(ablation)
     batch_size = padded_batch_size(batch_size)
     keep = ablation.keep_masks(image_shape[:2])  # [P, H, W]

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation, check_image_size
+from dsmooth_jax.ablation import Ablation, check_count, check_image_size
 from dsmooth_jax.certificate import (
     Certificate,
     certify,
@@ -70,14 +70,13 @@ def rectangles_of_area(area: int, image_size: ImageSize) -> tuple[Patch, ...]:
       The maximal ones that fit into the image, by height.
 
     Raises:
-      ValueError: area < 1.
+      TypeError, ValueError: area is no integer >= 1.
 
     >>> [str(patch) for patch in rectangles_of_area(6, (4, 4))]
     ['1x4', '2x3', '3x2', '4x1']
     """
     height, width = check_image_size(image_size)
-    if area < 1:
-        raise ValueError(f"area={area!r} must be >= 1, in pixels")
+    check_count("area", area)
     widest = [min(area // h, width) for h in range(1, min(area, height) + 1)]
     return tuple(
         Patch(h, w)
@@ -105,8 +104,8 @@ def touched_by_any(
     Guarantee:
       What `certify` certifies against these rows is certified against each patch.
     """
-    if not patches:
-        raise ValueError("patches=() must hold at least one patch")
+    if isinstance(patches, Patch) or not len(patches):
+        raise ValueError(f"patches={patches!r} must be a tuple of at least one patch")
     sets = [touched(ablation, patch, image_size) for patch in patches]
     return merge_equal_rows(np.concatenate(sets))[0]
 
@@ -142,8 +141,7 @@ def certify_several(
     votes = np.asarray(votes)
     levels, checked_limit, is_votes = check_levels(votes, limit)
     sets = check_touched(touched, levels.shape[1])
-    if num_patches < 1:
-        raise ValueError(f"num_patches={num_patches!r} must be >= 1")
+    check_count("num_patches", num_patches)
     unions = sets
     for _ in range(num_patches - 1):
         if len(unions) * sets.size > MAX_UNION_ENTRIES:
@@ -193,7 +191,11 @@ def vulnerability_map(
     """
     sets, row = placements(ablation, patch, image_size)
     levels, limit, is_votes = check_levels(votes, limit)
-    sets = check_touched(sets, levels.shape[1])
+    if levels.shape[1] != sets.shape[1]:
+        raise ValueError(
+            f"votes have {levels.shape[1]} ablations; {ablation} has {sets.shape[1]} "
+            f"on an image of {tuple(image_size)}"
+        )
     margin = np.empty((len(levels), len(sets)), np.int64)
     rival = np.empty_like(margin)
     for part in chunks(levels, len(sets)):

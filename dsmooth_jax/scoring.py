@@ -16,7 +16,6 @@ and a large model compiles as fast as a small one. Functions made here are Parti
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from dsmooth_jax.ablation import (
     Ablation,
     SingleWindow,
     check_ablation,
+    check_count,
     check_single_window,
 )
 from dsmooth_jax.masking import (
@@ -69,7 +69,7 @@ def masked_scores(
       Ablated images are selected, not multiplied, so score p depends on no pixel that
       ablation p hides, for every logits_fn that keeps to the above.
     """
-    check_positive("chunk_size", chunk_size)
+    check_count("chunk_size", chunk_size)
     check_ablation(ablation)
     return Partial(_MaskedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
 
@@ -99,7 +99,7 @@ def cropped_scores(
       logits_fn never gets a pixel that the ablation hides. `check_locality` tests that
       it keeps the rows of its arguments apart.
     """
-    check_positive("chunk_size", chunk_size)
+    check_count("chunk_size", chunk_size)
     check_single_window(ablation)
     return Partial(_CroppedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
 
@@ -243,7 +243,7 @@ def score(
       most (about 1e-6; votes within that of the threshold may differ).
     """
     images = check_images(images)
-    check_positive("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     batch_size = padded_batch_size(batch_size)
     batch_shape = (batch_size, *images.shape[1:])
     num_images = len(images)
@@ -300,11 +300,3 @@ def _bound(name: str, fn: Callable) -> Partial:
     if not callable(fn):
         raise TypeError(f"{name}={fn!r} must be a function of arrays")
     return fn if isinstance(fn, Partial) else Partial(fn)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises unless the value is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}={value!r} must be an integer")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be >= 1")

@@ -267,6 +267,18 @@ def calls():
             words,
         )
     yield (
+        "sweep: labels of other images",
+        lambda: ds.sweep(SCORES, LABELS[1:], {"a": TOUCHED}, thresholds=(0.3,)),
+        ValueError,
+        ["labels have shape"],
+    )
+    yield (
+        "sweep: strength out of range",
+        lambda: ds.sweep(SCORES, LABELS, {"a": TOUCHED}, strengths=(0,)),
+        ValueError,
+        ["strength=0", "[1, 100]"],
+    )
+    yield (
         "choose_strength: no image",
         lambda: ds.choose_strength(SCORES[:0], LABELS[:0], TOUCHED),
         ValueError,

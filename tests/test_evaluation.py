@@ -190,3 +190,26 @@ def test_strengths_have_candidates_of_their_own():
         ds.choose_strength(scores[:0], labels[:0], touched)
     with pytest.raises(ValueError, match=r"strength=0\.5"):
         ds.choose_strength(scores, labels, touched, strengths=[2, 0.5])
+
+
+def test_a_sweep_is_every_single_question():
+    # Protects sweep.csv: each entry is what certify says alone; shards add up.
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 3, 30)
+    lean = 0.5 * (np.arange(3) == labels[:, None, None])
+    scores = (rng.dirichlet(np.ones(3), (30, 8)) / 2 + lean).astype(np.float32)
+    touched = {m: ds.touched(ds.Columns(2), ds.Patch(m, m), (4, 8)) for m in (1, 2, 4)}
+    settings = {"thresholds": (0.3, 0.6), "strengths": (1, 5)}
+    found = ds.sweep(scores, labels, touched, **settings)
+    assert len(found) == 4 * 3 * 2
+    for (voting, value, m, rule), result in found.items():
+        graded = voting == "graded"
+        cast = ds.graded_votes if graded else ds.threshold_votes
+        limit = ds.GRADES if graded else None
+        alone = ds.certify(cast(scores, value), touched[m], rule=rule, limit=limit)
+        assert result == ds.evaluate(alone, labels)
+    halves = [
+        ds.sweep(scores[part], labels[part], touched, **settings)
+        for part in (slice(0, 11), slice(11, 30))
+    ]
+    assert {key: halves[0][key] + halves[1][key] for key in found} == found

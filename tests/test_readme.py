@@ -13,7 +13,7 @@ def test_the_python_blocks_run(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["certificate"].prediction.shape == (4,)
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_the_commands_name_what_is_there():

@@ -188,3 +188,10 @@ def test_doubts_that_make_no_sense_are_refused(tolerance, settings, words):
     # Protects certificates: a level that may move by two is not counted as one.
     with pytest.raises(ValueError, match=words):
         ds.uncertain_votes(np.full((1, 2, 2), 0.5), tolerance, **settings)
+
+
+def test_a_doubt_that_just_reaches_the_threshold_counts():
+    # Protects the edge: a score that may equal the threshold may vote.
+    scores = np.array([[[0.25, 0.5, 0.75]]], np.float32)
+    marked = ds.uncertain_votes(scores, 0.25, threshold=0.5)
+    assert marked.tolist() == [[[True, True, False]]]
