@@ -131,6 +131,15 @@ def score_workdir(workdir, smoothed):
     out = pathlib.Path(FLAGS.out or workdir / "certify" / FLAGS.split)
     if FLAGS.overwrite:
         shutil.rmtree(out / "scores", ignore_errors=True)
+    is_new = not (out / "scores" / "manifest.json").exists()
+    if is_new and not is_masked(smoothed.scores_fn):
+        ds.check_locality(
+            smoothed.scores_fn,
+            smoothed.ablation,
+            smoothed.image_shape,
+            batch_size=FLAGS.batch_size,
+        )
+        print("checked: the score of each ablation depends on what it keeps, alone")
     scores = store.create_store(
         out / "scores",
         ablation=smoothed.ablation,
@@ -153,21 +162,20 @@ def score_workdir(workdir, smoothed):
         },
     )
     todo = scores.missing
-    if todo and not is_masked(smoothed.scores_fn):
-        ds.check_locality(
-            smoothed.scores_fn,
-            smoothed.ablation,
-            smoothed.image_shape,
-            batch_size=FLAGS.batch_size,
-        )
-        print("checked: the score of each ablation depends on what it keeps, alone")
-    started = time.time()
-    for shard in tqdm(todo, unit="shard", disable=not sys.stderr.isatty()):
+    is_terminal = sys.stderr.isatty()
+    started = said = time.time()
+    num = 0  # images scored by this command
+    for shard in tqdm(todo, unit="shard", disable=not is_terminal):
         part = images.images[scores.span(shard)]
         scored = smoothed.score(part, batch_size=FLAGS.batch_size)
         scores = store.write_shard(scores, shard, scored)
+        num += len(part)
+        if not is_terminal and time.time() - said > 10:
+            said = time.time()
+            rate = num / (said - started)
+            left = len(scores) - (shard + 1) * scores.shard_size
+            print(f"{num} scored, {rate:.1f} images/s, {left / rate:.0f} s to go")
     if todo:
-        num = sum(len(scores.labels[scores.span(shard)]) for shard in todo)
         seconds = time.time() - started
         print(f"scored {num} images in {seconds:.1f} s, {num / seconds:.1f} images/s")
     else:

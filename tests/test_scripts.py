@@ -199,3 +199,49 @@ def test_damaged_and_foreign_checkpoints_are_refused(smoke_run, run_script, tmp_
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not pathlib.Path(copy, "certify").exists()
+
+
+def test_scores_of_other_images_are_refused_or_overwritten(
+    certified, smoke_run, run_script
+):
+    """Other settings in the same folder: named and refused, unless --overwrite."""
+    out, _ = certified
+    arguments = [
+        "certify.py",
+        f"--workdir={smoke_run}",
+        "--patches=2x2",
+        "--num_images=30",
+        f"--out={out}",
+    ]
+    done = run_script(*arguments, is_ok=False)
+    assert "num_images: saved 60, wanted 30" in done.stderr
+    assert "scored 30 images" in run_script(*arguments, "--overwrite").stdout
+    assert len(read_rows(out)) == 30
+
+
+LEAKY = """
+import sys
+from dsmooth_jax.models.band_layers import BandNet
+
+honest = BandNet.__call__
+
+def leaky(self, x):  # the first ablation's first class sees the whole image
+    return honest(self, x).at[:, 0].add(1e-3 * x.mean(axis=(1, 2, 3)))
+
+BandNet.__call__ = leaky
+import certify
+certify.cli.run("certify.py", certify.main)
+"""
+
+
+def test_a_network_that_leaks_is_refused_before_the_first_image(
+    smoke_run, run_script, tmp_path
+):
+    """The ablation and the pixel are named, and nothing is written."""
+    out = tmp_path / "out"
+    done = run_script(
+        "-c", LEAKY, f"--workdir={smoke_run}", f"--out={out}", is_ok=False
+    )
+    assert "the score of ablation 0 depends on the pixel at row" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not out.exists()
