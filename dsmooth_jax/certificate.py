@@ -189,7 +189,7 @@ def largest_certified_patch(
     refused = np.full(len(votes), min(image_size) + 1)
     while (is_open := refused - side > 1).any():
         middle = (side + refused) // 2
-        for m in np.unique(middle[is_open]):
+        for m in np.unique(middle[is_open]).tolist():
             asked = np.flatnonzero(is_open & (middle == m))
             sets = touched_sets(ablation, Patch(m, m), image_size)
             certificate = certify(votes[asked], sets, rule=rule, limit=limit)
