@@ -36,8 +36,9 @@ from dsmooth_jax.types import ImageShape, ImageSize
 from dsmooth_jax.voting import check_scores
 
 FORMAT = 1
-SHARD_SIZE = 128
-"""Images in a shard where nothing else is asked for."""
+_SHARD_BYTES = 2**24
+"""Aimed at where no shard size is asked for: of 32 to 128 images, so that little is lost
+when a slow scoring is killed, and little is in memory when a large store is asked."""
 
 PathLike = str | os.PathLike[str]
 
@@ -220,7 +221,7 @@ def create_store(
     labels: ArrayLike,
     ids: ArrayLike,
     made_by: Mapping[str, Any],
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
 ) -> ScoreStore:
     """Begins a store, or takes up one that was begun under the same settings.
 
@@ -229,6 +230,9 @@ def create_store(
         named), or something else.
     """
     path = pathlib.Path(path)
+    if shard_size is None:
+        per_image = 4 * num_classes * ablation.num_ablations(image_shape[:2])
+        shard_size = min(max(32, _SHARD_BYTES // per_image), 128)
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size!r} must be >= 1, in images")
     ids = np.asarray(ids).astype(str)
