@@ -37,8 +37,9 @@ from dsmooth_jax.voting import check_scores
 
 FORMAT = 1
 _SHARD_BYTES = 2**24
-"""Aimed at where no shard size is asked for: of 32 to 128 images, so that little is lost
-when a slow scoring is killed, and little is in memory when a large store is asked."""
+"""Aimed at where no shard size is asked for, with 32 to 128 images in a shard.
+
+So little is lost when a slow scoring is killed, and a query holds little in memory."""
 
 PathLike = str | os.PathLike[str]
 

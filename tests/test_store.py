@@ -198,7 +198,7 @@ def test_an_unfinished_store_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("num_images", [0, 1, NUM_IMAGES, store.SHARD_SIZE + 2])
+@pytest.mark.parametrize("num_images", [0, 1, NUM_IMAGES, 130])
 def test_scores_from_numpy(tmp_path, dtype, num_images):
     # Protects scores of any framework: saved as float32, in shards, then as any other.
     rows = np.arange(num_images) % NUM_IMAGES
