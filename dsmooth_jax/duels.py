@@ -110,7 +110,7 @@ def worst_duels(levels: np.ndarray, limit: int) -> np.ndarray:
     are corrected: for level u of c above A and level v of j,
     clip(u - v, -A, A) - (A - min(v, A)).
     """
-    _n, _, num_classes = levels.shape
+    num_classes = levels.shape[2]
     # In an ablation only differences count: the least level becomes 0.
     levels = levels - levels.min(axis=2, keepdims=True)
     limit = min(limit, np.iinfo(levels.dtype).max)  # no difference is larger
