@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, cli, data, provenance, report, store
-from dsmooth_jax.ablation import ablation_to_json, check_count
+from dsmooth_jax.ablation import ablation_to_json
 from dsmooth_jax.certificate import RULES, concatenate
+from dsmooth_jax.checks import check_count
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import (

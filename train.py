@@ -201,6 +201,7 @@ def validate(scores_fn, config, validation_set):
         "threshold": ds.choose_threshold(scores, labels, touched),
         "strength": ds.choose_strength(scores, labels, touched),
     }
+    base_accuracy = ds.base_accuracy(scores, labels)
     choices = []
     for voting in ("threshold", "graded"):
         votes, limit = cast_votes(scores, voting, **chosen)
@@ -212,7 +213,7 @@ def validate(scores_fn, config, validation_set):
                 "patch": [patch.height, patch.width],
                 "clean_accuracy": result.clean.value,
                 "certified_accuracy": result.certified.value,
-                "base_accuracy": ds.base_accuracy(scores, labels),
+                "base_accuracy": base_accuracy,
             }
         )
     return max(choices, key=goodness)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dsmooth_jax.checks import check_image_size
 from dsmooth_jax.types import (
     Choices,
     ColumnMasks,
@@ -284,19 +285,23 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises unless the value is an integer >= 1."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}={value!r} must be an integer")
-    if value < 1:
-        raise ValueError(f"{name}={value} must be >= 1")
-
-
 def check_ablation(ablation: Any) -> None:
     """Raises TypeError unless it is an ablation."""
     if not isinstance(ablation, Ablation):
         raise TypeError(
             f"ablation={ablation!r} must be an ablation, for example ds.Columns(4)"
+        )
+
+
+def check_num_ablations(
+    name: str, found: int, ablation: Ablation, image_size: ImageSize
+) -> None:
+    """Raises ValueError unless an array of this name has the ablation's P."""
+    num_ablations = ablation.num_ablations(image_size)
+    if found != num_ablations:
+        raise ValueError(
+            f"{name} have {found} ablations; {ablation} has {num_ablations} on "
+            f"an image of {tuple(image_size)}"
         )
 
 
@@ -308,22 +313,6 @@ def check_single_window(ablation: Any) -> None:
             f"ablation={ablation!r} keeps several windows, which cannot be cropped out "
             "as one; use ablate (masked_scores), or Columns, Rows or Blocks"
         )
-
-
-def check_image_size(image_size: ImageSize) -> ImageSize:
-    """Returns (H, W) as Python ints, or raises the error that says what is wrong."""
-    try:
-        size = tuple(operator.index(x) for x in image_size)
-    except TypeError:
-        raise TypeError(
-            f"image_size={image_size!r} must be two integers, (H, W)"
-        ) from None
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(
-            f"image_size={image_size!r} must be (H, W), both >= 1; "
-            "of images [N, H, W, C] pass images.shape[1:3]"
-        )
-    return size
 
 
 def _set_integers(value: Ablation) -> None:

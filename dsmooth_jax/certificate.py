@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation, check_ablation
+from dsmooth_jax.ablation import Ablation, check_ablation, check_num_ablations
 from dsmooth_jax.duels import (
     after_each_placement,
     check_levels,
@@ -178,12 +178,7 @@ def largest_certified_patch(
     check_ablation(ablation)
     votes = np.asarray(votes)
     check_levels(votes, limit)
-    num_ablations = ablation.num_ablations(image_size)
-    if votes.shape[1] != num_ablations:
-        raise ValueError(
-            f"votes have {votes.shape[1]} ablations; {ablation} has {num_ablations} on "
-            f"an image of {tuple(image_size)}"
-        )
+    check_num_ablations("votes", votes.shape[1], ablation, image_size)
     # A larger square touches a superset, so each image's answer is found by bisection.
     side = np.zeros(len(votes), np.int64)  # certified
     refused = np.full(len(votes), min(image_size) + 1)

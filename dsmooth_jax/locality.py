@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dsmooth_jax.ablation import Ablation, check_ablation, check_count
+from dsmooth_jax.ablation import Ablation, check_ablation
+from dsmooth_jax.checks import check_count
 from dsmooth_jax.scoring import (
     ScoresFn,
     padded_batch_size,

@@ -9,13 +9,17 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation, check_count, check_image_size
+from dsmooth_jax.ablation import (
+    Ablation,
+    check_num_ablations,
+)
 from dsmooth_jax.certificate import (
     Certificate,
     certify,
     check_touched,
     concatenate,
 )
+from dsmooth_jax.checks import check_count, check_image_size
 from dsmooth_jax.duels import (
     after_each_placement,
     check_levels,
@@ -190,19 +194,9 @@ def vulnerability_map(
       TypeError, ValueError: as `certify` and `touched`.
     """
     sets, row = placements(ablation, patch, image_size)
-    levels, limit, is_votes = check_levels(votes, limit)
-    if levels.shape[1] != sets.shape[1]:
-        raise ValueError(
-            f"votes have {levels.shape[1]} ablations; {ablation} has {sets.shape[1]} "
-            f"on an image of {tuple(image_size)}"
-        )
-    margin = np.empty((len(levels), len(sets)), np.int64)
-    rival = np.empty_like(margin)
-    for part in chunks(levels, len(sets)):
-        chosen = predict(count(levels[part], limit, is_votes))
-        preferences = preference(levels[part], levels[part], chosen, limit)
-        left = after_each_placement(preferences, sets, limit)  # [L, n, K]
-        margin[part], rival[part] = (x.T for x in least_duel(left, chosen))
+    levels = check_levels(votes, limit)[0]
+    check_num_ablations("votes", levels.shape[1], ablation, image_size)
+    margin, rival = _least_duels(votes, sets, limit)
     return margin[:, row], rival[:, row]
 
 
@@ -219,11 +213,20 @@ def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
     Raises:
       TypeError, ValueError: as `certify`.
     """
-    levels, limit, is_votes = check_levels(votes, limit)
-    rival = np.empty(len(levels), np.int64)
-    for part in chunks(levels, 1):
-        chosen = predict(count(levels[part], limit, is_votes))
-        preferences = preference(levels[part], levels[part], chosen, limit)
-        total = preferences.sum(axis=1, dtype=np.int64)
-        rival[part] = least_duel(total, chosen)[1]
-    return rival
+    nothing = np.zeros((1, check_levels(votes, limit)[0].shape[1]), bool)
+    return _least_duels(votes, nothing, limit)[1][:, 0]
+
+
+def _least_duels(
+    votes: ArrayLike, sets: Touched, limit: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(margin, rival) of the prediction, int64 [N, L], for each touched set alone."""
+    levels, checked_limit, is_votes = check_levels(votes, limit)
+    margin = np.empty((len(levels), len(sets)), np.int64)
+    rival = np.empty_like(margin)
+    for part in chunks(levels, len(sets)):
+        chosen = predict(count(levels[part], checked_limit, is_votes))
+        preferences = preference(levels[part], levels[part], chosen, checked_limit)
+        left = after_each_placement(preferences, sets, checked_limit)  # [L, n, K]
+        margin[part], rival[part] = (x.T for x in least_duel(left, chosen))
+    return margin, rival

@@ -28,9 +28,9 @@ from dsmooth_jax.ablation import (
     Ablation,
     SingleWindow,
     check_ablation,
-    check_count,
     check_single_window,
 )
+from dsmooth_jax.checks import check_count
 from dsmooth_jax.masking import (
     ablate_at,
     check_images,

@@ -29,6 +29,7 @@ from dsmooth_jax.ablation import (
     ablation_from_json,
     ablation_to_json,
     check_ablation,
+    check_num_ablations,
 )
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.provenance import describe_difference
@@ -184,12 +185,7 @@ def save_scores(
     check_ablation(ablation)
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape!r} must be (H, W, C), all >= 1")
-    num_ablations = ablation.num_ablations(image_shape[:2])
-    if checked.shape[1] != num_ablations:
-        raise ValueError(
-            f"scores have {checked.shape[1]} ablations; {ablation} has {num_ablations} "
-            f"on an image of {tuple(image_shape[:2])}"
-        )
+    check_num_ablations("scores", checked.shape[1], ablation, image_shape[:2])
     if pathlib.Path(path, "manifest.json").exists():
         raise StoreError(
             f"{path} holds scores already, finished or not; write elsewhere, or "

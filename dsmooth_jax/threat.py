@@ -19,8 +19,8 @@ from dsmooth_jax.ablation import (
     Ablation,
     Windows,
     check_ablation,
-    check_image_size,
 )
+from dsmooth_jax.checks import check_image_size
 from dsmooth_jax.types import ImageSize, PlacementRows, Touched
 
 MAX_TOUCHED_ENTRIES = 2**32

@@ -158,10 +158,7 @@ def uncertain_votes(
 
 def check_strength(strength: Any) -> float:
     """Returns the strength as a float, or raises the error that says what is wrong."""
-    try:
-        value = float(strength)
-    except (TypeError, ValueError):
-        raise TypeError(f"strength={strength!r} must be a number") from None
+    value = _number("strength", strength)
     if not 1 <= value <= 100:
         raise ValueError(f"strength={strength!r} must be in [1, 100]")
     return value
@@ -202,13 +199,17 @@ def check_scores(scores: ArrayLike) -> AnyScores:
 
 def check_threshold(threshold: Any) -> float:
     """Returns the threshold as a float, or raises the error that says what is wrong."""
-    try:
-        value = float(threshold)
-    except (TypeError, ValueError):
-        raise TypeError(f"threshold={threshold!r} must be a number") from None
+    value = _number("threshold", threshold)
     if not (0 < value <= 1 and np.float32(value) > 0):  # the comparison is in float32
         raise ValueError(
             f"threshold={threshold!r} must be in (0, 1]; at 0 every class gets "
             "every vote"
         )
     return value
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a number") from None

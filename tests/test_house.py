@@ -16,7 +16,7 @@ import dsmooth_jax as ds
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
-HOST_SIDE = ["types", "ablation", "threat", "voting", "duels", "certificate"]
+HOST_SIDE = ["types", "checks", "ablation", "threat", "voting", "duels", "certificate"]
 HOST_SIDE += ["questions", "evaluation", "provenance", "store", "report"]
 DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
 DEVICE_SIDE += [

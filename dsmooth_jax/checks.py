@@ -1,0 +1,32 @@
+"""Checks of arguments that many functions take: the error names value and remedy."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from dsmooth_jax.types import ImageSize
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises unless the value is an integer >= 1."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}={value!r} must be an integer")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be >= 1")
+
+
+def check_image_size(image_size: ImageSize) -> ImageSize:
+    """Returns (H, W) as Python ints, or raises the error that says what is wrong."""
+    try:
+        size = tuple(operator.index(x) for x in image_size)
+    except TypeError:
+        raise TypeError(
+            f"image_size={image_size!r} must be two integers, (H, W)"
+        ) from None
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(
+            f"image_size={image_size!r} must be (H, W), both >= 1; "
+            "of images [N, H, W, C] pass images.shape[1:3]"
+        )
+    return size
