@@ -57,7 +57,9 @@ flags.DEFINE_bool("maps", False, "Also: maps of where the first patch does most.
 flags.DEFINE_string("split", "test", "Which images: test, validation or train.")
 flags.DEFINE_integer("num_images", None, "Only so many, evenly spread over the split.")
 flags.DEFINE_string("out", None, "Where to write; WORKDIR/certify/SPLIT if unset.")
-flags.DEFINE_string("data_dir", None, "Where TFDS data sets are; its default if unset.")
+flags.DEFINE_string(
+    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
+)
 flags.DEFINE_bool("overwrite", False, "Score anew, whatever scores are there.")
 flags.DEFINE_integer("batch_size", 32, "Images scored at a time; speed only.")
 flags.DEFINE_integer("chunk_size", 8, "Ablations of each at a time; speed only.")

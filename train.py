@@ -29,7 +29,9 @@ from dsmooth_jax.voting import cast_votes
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
 flags.DEFINE_string("workdir", None, "Folder to write to, and to resume from.")
-flags.DEFINE_string("data_dir", None, "Where TFDS data sets are; its default if unset.")
+flags.DEFINE_string(
+    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
+)
 
 LATEST = pathlib.Path("checkpoints", "latest")
 

@@ -292,3 +292,107 @@ def test_import_loads_no_data_library():
     )
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def encode(image, form="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_npz(folder, records, part, **changes):
+    """Encoded images, one after the other, as NAME_PART.npz."""
+    images, labels = zip(*records, strict=True)
+    files = [encode(image) for image in images]
+    fields = {
+        "jpeg": np.frombuffer(b"".join(files), np.uint8),
+        "offsets": np.cumsum([0, *map(len, files)]),
+        "labels": np.array(labels, np.uint8),
+    }
+    np.savez(folder / f"shapes_{part}.npz", **(fields | changes))
+
+
+def test_npz_files_are_found_by_name_and_read_in_both_forms(tmp_path):
+    """Encoded or plain, colour or grey: the same pixels, labels and ids."""
+    train, test = list(pictures(12)), list(pictures(5))
+    write_npz(tmp_path, train, "train")
+    write_npz(tmp_path, test, "test")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    names = np.array(["red", "green", "blue"])
+    for part, records in (("train", train), ("test", test)):
+        images, labels = map(np.array, zip(*records, strict=True))
+        np.savez(
+            plain / f"shapes_{part}.npz",
+            images=images,
+            labels=labels,
+            class_names=names,
+        )
+    for split, num in (("train", 9), ("validation", 3), ("test", 5)):
+        load = {
+            folder: data.load("shapes", split, data_dir=str(folder), num_validation=3)
+            for folder in (tmp_path, plain)
+        }
+        found = load[tmp_path]
+        assert len(found) == num and found.image_shape == (6, 5, 3)
+        assert found.num_classes == 3 and found.class_names is None
+        np.testing.assert_array_equal(found.labels, found.images[:, 0, 0, 0] % 3)
+        assert found.ids[0].startswith("shapes_test_" if num == 5 else "shapes_train_")
+        assert found.fingerprint == load[plain].fingerprint
+        assert load[plain].class_names == ("red", "green", "blue")
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    np.savez(tmp_path / "shapes_train.npz", images=grey, labels=np.arange(4) % 2)
+    dataset = data.load("shapes", "train", data_dir=str(tmp_path), num_validation=0)
+    np.testing.assert_array_equal(dataset.images, grey[..., None])
+    with pytest.raises(ValueError, match="num_validation=0 leaves none"):
+        data.load("shapes", "validation", data_dir=str(tmp_path), num_validation=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"labels": np.array([0, 1, 2, 0, 7])}, "label 7 of 'shapes_test_00004' must"),
+        ({"labels": np.zeros(5)}, "labels in .*shapes_test.npz .* must be integers"),
+        ({"labels": np.zeros(4, int)}, r"offsets of shape \(6,\) .* in 4 steps"),
+        ({"offsets": np.arange(6)}, "must rise from 0 to"),
+        ({"ids": np.array(["a"])}, r"ids of shape \(1,\): one each"),
+        ({"images": np.zeros((4, 6, 5, 3), np.uint8)}, r"must be \[5, H, W, C\]"),
+        ({"images": np.zeros((5, 6, 5, 3), np.float32)}, "must be uint8"),
+        (
+            {"jpeg": np.zeros(5, np.uint8), "offsets": np.arange(6)},
+            "the image 'shapes_test_00000' cannot be decoded",
+        ),
+    ],
+)
+def test_bad_npz_files_are_refused_by_file_or_image(tmp_path, changes, match):
+    """What is wrong in a file of one's own making is named, with its remedy."""
+    write_npz(tmp_path, pictures(12), "train")
+    write_npz(tmp_path, pictures(5), "test", **changes)
+    with pytest.raises((TypeError, ValueError), match=match):
+        data.load("shapes", "test", data_dir=str(tmp_path))
+
+
+def test_npz_files_that_are_none_or_missing_are_named(tmp_path):
+    """A missing half, a foreign npz, and a file that is something else."""
+    (tmp_path / "shapes_train.npz").write_text("no zip file")
+    with pytest.raises(ValueError, match=r"shapes_train.npz cannot be read as an npz"):
+        data.load("shapes", "train", data_dir=str(tmp_path))
+    np.savez(tmp_path / "shapes_train.npz", weights=np.zeros(3))
+    with pytest.raises(ValueError, match="holds weights: 'labels' is missing"):
+        data.load("shapes", "train", data_dir=str(tmp_path))
+    np.savez(tmp_path / "shapes_train.npz", labels=np.zeros(3, int), pixels=np.ones(3))
+    with pytest.raises(ValueError, match="holds labels, pixels: it must hold 'labels'"):
+        data.load("shapes", "train", data_dir=str(tmp_path), num_validation=0)
+    write_npz(tmp_path, pictures(12), "train")
+    with pytest.raises(FileNotFoundError, match=r"shapes_test.npz is missing"):
+        data.load("shapes", "test", data_dir=str(tmp_path))
+
+
+def test_real_cifar10_as_npz_where_it_is_at_hand():
+    """50,000 training and 5,000 test photographs, decoded, split and pinned."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    if not (folder / "cifar10_test.npz").exists():
+        pytest.skip(f"{folder} has no cifar10_test.npz")
+    test = data.load("cifar10", "test", data_dir=str(folder))
+    assert test.images.shape == (5000, 32, 32, 3) and test.num_classes == 10
+    assert np.bincount(test.labels).min() > 400

@@ -24,6 +24,9 @@ DEVICE_SIDE += [
     "models.band_layers",
     "models.bandnet",
     "models",
+    "data.sampling",
+    "data.dataset",
+    "data.sources",
     "data",
     "training",
 ]

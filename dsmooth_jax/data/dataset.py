@@ -1,0 +1,122 @@
+"""`Dataset`: labelled images in memory, in a fixed order, each with an id."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int64, Integer, Shaped, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images in a fixed order; the arrays are read-only.
+
+    Attributes:
+      name: Which data set, as given to `load`.
+      split: Which part of it: "train", "validation" or "test".
+      images: Pixels, 0..255, uint8 [N, H, W, C].
+      labels: Classes, in 0..num_classes-1, int64 [N].
+      ids: One distinct name per image that says where it came from, str [N].
+      num_classes: K, at least 2.
+      class_names: What the classes are called, K of them; None where not known.
+
+    Raises:
+      TypeError: an array has another dtype.
+      ValueError: shapes or lengths disagree, a label is out of range, an id occurs
+        twice.
+    """
+
+    name: str
+    split: str
+    images: UInt8[np.ndarray, "N H W C"]
+    labels: Int64[np.ndarray, " N"]
+    ids: Shaped[np.ndarray, " N"]
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field, kind, ndim in (("images", "u1", 4), ("labels", "i8", 1)):
+            array = getattr(self, field)
+            if array.dtype != np.dtype(kind):
+                raise TypeError(f"{field}.dtype={array.dtype} must be {np.dtype(kind)}")
+            if array.ndim != ndim:
+                raise ValueError(f"{field}.shape={array.shape} must have {ndim} axes")
+        if self.ids.dtype.kind != "U":
+            raise TypeError(f"ids.dtype={self.ids.dtype} must be a NumPy str dtype")
+        if not self.images.shape[:1] == self.labels.shape == self.ids.shape:
+            raise ValueError(
+                f"images, labels and ids have shapes {self.images.shape}, "
+                f"{self.labels.shape}, {self.ids.shape}: the first axes must agree"
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes={self.num_classes} must be at least 2")
+        is_bad = (self.labels < 0) | (self.labels >= self.num_classes)
+        if is_bad.any():
+            worst = int(np.argmax(is_bad))
+            raise ValueError(
+                f"the label {self.labels[worst]} of {str(self.ids[worst])!r} must be "
+                f"in 0..{self.num_classes - 1}: {int(is_bad.sum())} such in "
+                f"{self.name!r}, split {self.split!r}"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"{len(self.class_names)} class_names do not name num_classes="
+                f"{self.num_classes} classes"
+            )
+        names, counts = np.unique(self.ids, return_counts=True)
+        if (counts > 1).any():
+            twice = str(names[np.argmax(counts)])
+            raise ValueError(f"the id {twice!r} occurs {counts.max()} times, not once")
+        for field in ("images", "labels", "ids"):
+            # A read-only view: the caller's own array stays as it is.
+            view = getattr(self, field).view()
+            view.flags.writeable = False
+            object.__setattr__(self, field, view)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of ids, labels and images in order, not of the names."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update("\0".join(self.ids.tolist()).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+    def take(
+        self, indices: Integer[np.ndarray, " M"] | Sequence[int] | range
+    ) -> "Dataset":
+        """The images at `indices`, in that order.
+
+        Args:
+          indices: Distinct integers in 0..N-1, [M].
+
+        Raises:
+          TypeError: `indices` are not integers (a mask: pass `np.flatnonzero(mask)`).
+          ValueError: an index is out of range or repeated.
+        """
+        chosen = np.asarray(indices) if len(indices) else np.empty(0, np.int64)
+        if chosen.dtype.kind not in "iu":
+            raise TypeError(f"indices.dtype={chosen.dtype} must be an integer dtype")
+        is_bad = (chosen < 0) | (chosen >= len(self))
+        if is_bad.any():
+            raise ValueError(
+                f"the index {chosen[is_bad][0]} must be in 0..{len(self) - 1}, "
+                f"{self.name!r} split {self.split!r} has {len(self)} images"
+            )
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            ids=self.ids[chosen],
+        )
