@@ -21,7 +21,18 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, cli, data, models, provenance, report, training
+from dsmooth_jax import (
+    augment,
+    checkpoint,
+    cli,
+    data,
+    losses,
+    models,
+    optimizers,
+    provenance,
+    report,
+    training,
+)
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import cast_votes
@@ -71,17 +82,35 @@ def train(config, workdir, data_dir=None):
     )
     batch_size, epochs = config["train"]["batch_size"], config["train"]["epochs"]
     epoch = len(train_set) / batch_size  # steps, not always whole
-    optimizer, schedule = training.make_optimizer(
-        training.OptimizerConfig(**config["train"]["optimizer"]),
+    optimizer, schedule = optimizers.make_optimizer(
+        optimizers.OptimizerConfig(**config["train"]["optimizer"]),
         num_epochs=epochs,
         steps_per_epoch=epoch,
     )
-    augment = training.AugmentConfig(**config["train"]["augment"])
-    step_fn = jax.jit(
-        training.make_train_step(classifier, optimizer, augment), donate_argnums=0
+    loss = losses.LossConfig(**config["train"]["loss"])
+    ema_decay = config["train"]["ema_decay"]
+    train_step = training.make_train_step(
+        classifier,
+        optimizer,
+        augment.AugmentConfig(**config["train"]["augment"]),
+        loss,
+        touched=(
+            ds.touched(ablation, ds.Patch(*loss.patch), train_set.image_shape[:2])
+            if loss.name == "certified_margin"
+            else None
+        ),
+        ema_decay=ema_decay,
     )
+    step_fn = jax.jit(train_step, donate_argnums=0)
     init_key, step_key = jax.random.split(jax.random.key(config["seed"]))
-    state = training.init_state(classifier, optimizer, init_key)
+    given = None
+    if config["train"]["init_from"]:
+        folder = pathlib.Path(config["train"]["init_from"]) / BEST
+        given, _ = checkpoint.restore(folder, jax.eval_shape(classifier.init, init_key))
+        record["init_from"] = checkpoint.fingerprint(folder)
+    state = training.init_state(
+        classifier, optimizer, init_key, variables=given, has_average=ema_decay > 0
+    )
     state, best = resume(workdir, state, record)
     first, last = int(state.step), round(epochs * epoch)
     if first >= last:
@@ -121,7 +150,8 @@ def train(config, workdir, data_dir=None):
                 f"{workdir / LATEST}; lower "
                 "--config.train.optimizer.learning_rate"
             )
-        choice = validate(classifier.scores_fn(state.variables), config, validation_set)
+        scores_fn = classifier.scores_fn(state.best_variables)
+        choice = validate(scores_fn, config, validation_set)
         line = {"step": done, "epoch": done / epoch, **means, **choice}
         line["learning_rate"] = float(schedule(step))
         metrics.append(line)
@@ -137,7 +167,7 @@ def train(config, workdir, data_dir=None):
             best = {"step": done, **choice}
             if checkpoint.latest_step(workdir / BEST) != done:
                 checkpoint.save(
-                    workdir / BEST, done, state.variables, {**record, **best}
+                    workdir / BEST, done, state.best_variables, {**record, **best}
                 )
         checkpoint.save(workdir / LATEST, done, state, {**record, "best": best})
     report.write_figure(report.curve_figure(metrics), workdir / "curve.png")

@@ -18,7 +18,8 @@ import optax
 
 import dsmooth_jax as ds
 from benchmarks.common import best_times, flops, matmul_job, show
-from dsmooth_jax import models, training
+from dsmooth_jax import models, optimizers, training
+from dsmooth_jax.augment import AugmentConfig, augment
 from dsmooth_jax.masking import to_unit
 
 SHAPE = (32, 32, 3)
@@ -36,12 +37,12 @@ def main():
         image_shape=SHAPE,
         num_classes=10,
     )
-    optimizer, _ = training.make_optimizer(
-        training.OptimizerConfig(), num_epochs=1, steps_per_epoch=100
+    optimizer, _ = optimizers.make_optimizer(
+        optimizers.OptimizerConfig(), num_epochs=1, steps_per_epoch=100
     )
     state = training.init_state(classifier, optimizer, key)
-    augment = training.AugmentConfig(shift=4, flip=True)
-    step = training.make_train_step(classifier, optimizer, augment)
+    config = AugmentConfig(shift=4, flip=True)
+    step = training.make_train_step(classifier, optimizer, config)
 
     def loss(params):
         variables = {**state.variables, "params": params}
@@ -51,7 +52,7 @@ def main():
 
     params = state.variables["params"]
     parts = {
-        "augmentation": (lambda x: training.augment(key, to_unit(x), augment), images),
+        "augmentation": (lambda x: augment(key, to_unit(x), config), images),
         "forward": (loss, params),
         "forward and backward": (jax.value_and_grad(loss), params),
         "step": (lambda s: step(s, images, labels, key), state),

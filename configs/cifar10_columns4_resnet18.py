@@ -23,13 +23,24 @@ def get_config():
             "optimizer": {
                 "name": "sgd",
                 "learning_rate": 0.1,
+                "adam_learning_rate": 2e-3,
                 "weight_decay": 5e-4,
                 "momentum": 0.9,
                 "schedule": "piecewise",
                 "warmup_epochs": 0.0,
                 "boundaries": (150, 250),
             },
-            "augment": {"shift": 4, "flip": True},
+            "augment": {"shift": 4, "flip": True, "cutout": 0, "colour": 0.0},
+            "loss": {
+                "name": "cross_entropy",
+                "label_smoothing": 0.0,
+                "patch": (5, 5),
+                "target": 1.0,
+                "temperature": 4.0,
+                "cross_entropy": 0.1,
+            },
+            "ema_decay": 0.0,
+            "init_from": "",  # a workdir: start from its best variables
         },
         validation={"every_epochs": 10, "patch": (5, 5)},
     )

@@ -18,13 +18,24 @@ def get_config():
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 2e-3,
+                "adam_learning_rate": 2e-3,
                 "weight_decay": 5e-2,
                 "momentum": 0.9,
                 "schedule": "cosine",
                 "warmup_epochs": 4.0,
                 "boundaries": (),
             },
-            "augment": {"shift": 2, "flip": False},
+            "augment": {"shift": 2, "flip": False, "cutout": 0, "colour": 0.0},
+            "loss": {
+                "name": "cross_entropy",
+                "label_smoothing": 0.0,
+                "patch": (5, 5),
+                "target": 1.0,
+                "temperature": 4.0,
+                "cross_entropy": 0.1,
+            },
+            "ema_decay": 0.0,
+            "init_from": "",  # a workdir: start from its best variables
         },
         validation={
             "every_epochs": 5,

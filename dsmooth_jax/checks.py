@@ -30,3 +30,28 @@ def check_image_size(image_size: ImageSize) -> ImageSize:
             "of images [N, H, W, C] pass images.shape[1:3]"
         )
     return size
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {choices}")
+
+
+def check_range(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raises unless the value is a number in the range that the bounds leave."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r} must be a number")
+    if least is not None and not value >= least:
+        raise ValueError(f"{name}={value} must be >= {least}")
+    if above is not None and not value > above:
+        raise ValueError(f"{name}={value} must be > {above}")
+    if below is not None and not value < below:
+        raise ValueError(f"{name}={value} must be < {below}")

@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import cli, models, training
+from dsmooth_jax import cli, models, optimizers
+from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.losses import LossConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -683,36 +685,52 @@ def calls():
         ({"learning_rate": 0}, ValueError, ["optimizer.learning_rate=0", "> 0"]),
         ({"learning_rate": "1"}, TypeError, ["optimizer.learning_rate='1'", "number"]),
         ({"weight_decay": -1}, ValueError, ["optimizer.weight_decay=-1", ">= 0"]),
+        ({"adam_learning_rate": 0}, ValueError, ["optimizer.adam_learning_rate=0"]),
         ({"momentum": 1}, ValueError, ["optimizer.momentum=1", "< 1"]),
         ({"warmup_epochs": -1}, ValueError, ["optimizer.warmup_epochs=-1", ">= 0"]),
         ({"boundaries": (3, 2)}, ValueError, ["optimizer.boundaries=(3, 2)"]),
     ):
         yield (
             f"training: {change}",
-            lambda c=change: training.OptimizerConfig(**c),
+            lambda c=change: optimizers.OptimizerConfig(**c),
             error,
             words,
         )
     yield (
         "training: warm-up longer than the run",
-        lambda: training.make_optimizer(
-            training.OptimizerConfig(warmup_epochs=3), num_epochs=3, steps_per_epoch=5
+        lambda: optimizers.make_optimizer(
+            optimizers.OptimizerConfig(warmup_epochs=3), num_epochs=3, steps_per_epoch=5
         ),
         ValueError,
         ["optimizer.warmup_epochs=3", "epochs, 3"],
     )
     yield (
         "training: shift",
-        lambda: training.AugmentConfig(shift=-1),
+        lambda: AugmentConfig(shift=-1),
         ValueError,
         ["augment.shift=-1", ">= 0"],
     )
     yield (
         "training: shift that is no whole pixel",
-        lambda: training.AugmentConfig(shift=1.5),
+        lambda: AugmentConfig(shift=1.5),
         TypeError,
         ["augment.shift=1.5", "integer"],
     )
+    for change, error, words in (
+        ({"cutout": -1}, ValueError, ["augment.cutout=-1", ">= 0"]),
+        ({"cutout": 2.5}, TypeError, ["augment.cutout=2.5", "integer"]),
+        ({"colour": 1.0}, ValueError, ["augment.colour=1.0", "< 1"]),
+    ):
+        yield f"augment: {change}", lambda c=change: AugmentConfig(**c), error, words
+    for change, error, words in (
+        ({"name": "hinge"}, ValueError, ["loss.name='hinge'", "certified_margin"]),
+        ({"label_smoothing": 1}, ValueError, ["loss.label_smoothing=1", "< 1"]),
+        ({"temperature": 0}, ValueError, ["loss.temperature=0", "> 0"]),
+        ({"target": None}, TypeError, ["loss.target=None", "number"]),
+        ({"cross_entropy": -1}, ValueError, ["loss.cross_entropy=-1", ">= 0"]),
+        ({"patch": (0, 5)}, ValueError, ["0"]),
+    ):
+        yield f"losses: {change}", lambda c=change: LossConfig(**c), error, words
     yield (
         "models: no such model",
         lambda: models.build(

@@ -28,6 +28,9 @@ DEVICE_SIDE += [
     "data.dataset",
     "data.sources",
     "data",
+    "augment",
+    "optimizers",
+    "losses",
     "training",
 ]
 DEVICE_SIDE += ["checkpoint", "smoothed"]

@@ -49,12 +49,15 @@ class BandNetwork:
       train_logits: (variables, images, int [B, 2]) -> ([B, n, K], batch_stats), in
         training mode: the logits of a rectangle of n windows of each image, row-major,
         the first at the given (row, column), neighbours one stride apart.
+      train_image_logits: (variables, images) -> ([B, P, K], batch_stats), in training
+        mode: the logits of every ablation.
     """
 
     init: Callable[[Array], Variables]
     image_logits: Callable[[Variables, Array], Array]
     window_logits: Callable[[Variables, Array, Array], Array]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    train_image_logits: Callable[[Variables, Array], tuple[Array, dict[str, Any]]]
 
 
 def bandnet(
@@ -106,11 +109,16 @@ def bandnet(
         drawn = jax.random.randint(key, (len(images),), 0, len(starts))
         return net.train_logits(variables, images, jnp.asarray(starts)[drawn])
 
+    def train_all_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
+        return net.train_image_logits(variables, images)
+
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
         logits_fn = Partial(net.image_logits, variables)
         return scoring.one_pass_scores(logits_fn, ablation)
 
-    return BaseClassifier(net.init, train_logits, scores_fn)
+    return BaseClassifier(net.init, train_logits, train_all_logits, scores_fn)
 
 
 def band_network(
@@ -171,12 +179,15 @@ def band_network(
         pixels = jax.vmap(lambda image, r, c: image[r][:, c])(images, rows, columns)
         return with_position(masking.encode(pixels), starts)
 
+    def whole(images: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        """The inputs that hold every window."""
+        return crop(images, jnp.zeros((len(images), 2), jnp.int32), num_windows)
+
     def image_logits(
         variables: Variables, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
-        starts = jnp.zeros((len(images), 2), jnp.int32)
-        logits = net.logits(variables, crop(images, starts, num_windows))
-        return logits.reshape(len(images), math.prod(num_windows), num_classes)
+        logits = net.logits(variables, whole(images))
+        return logits.reshape(len(images), -1, num_classes)
 
     def window_logits(
         variables: Variables,
@@ -192,7 +203,15 @@ def band_network(
         logits, batch_stats = net.train_logits(variables, inputs)
         return logits.reshape(len(images), crops, num_classes), batch_stats
 
-    return BandNetwork(net.init, image_logits, window_logits, train_logits)
+    def train_image_logits(
+        variables: Variables, images: Float[Array, "B H W C"]
+    ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
+        logits, batch_stats = net.train_logits(variables, whole(images))
+        return logits.reshape(len(images), -1, num_classes), batch_stats
+
+    return BandNetwork(
+        net.init, image_logits, window_logits, train_logits, train_image_logits
+    )
 
 
 def _check_ablation(ablation: Ablation) -> SingleWindow:

@@ -57,12 +57,14 @@ class BaseClassifier:
       train_logits: (variables, images [B, H, W, C] float32 in [0, 1], key) ->
         (logits [B, n, K], batch_stats): the logits of n random ablations of each
         image, and the updated batch statistics.
+      train_all_logits: the same of all P ablations, [B, P, K]; the key is not used.
       scores_fn: variables -> a function of images [B, H, W, C] that returns the
         softmax scores [B, P, K] of every ablation, in evaluation mode.
     """
 
     init: Callable[[Array], Variables]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    train_all_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
     scores_fn: Callable[[Variables], Callable[[Array], Array]]
 
 
@@ -131,12 +133,22 @@ def masked_classifier(
         logits, batch_stats = network.train_logits(variables, ablated)
         return logits[:, None, :], batch_stats
 
+    def train_all_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
+        ablated = masking.ablate(images, ablation)  # [B, P, H, W, 2C]
+        num = ablated.shape[:2]
+        logits, batch_stats = network.train_logits(
+            variables, ablated.reshape(-1, *ablated.shape[2:])
+        )
+        return logits.reshape(*num, -1), batch_stats
+
     def scores_fn(variables: Variables) -> Callable[[Array], Array]:
         # The variables are arguments: scoring compiles once, however often they change.
         logits_fn = Partial(network.logits, variables)
         return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)
 
-    return BaseClassifier(network.init, train_logits, scores_fn)
+    return BaseClassifier(network.init, train_logits, train_all_logits, scores_fn)
 
 
 def check_task(image_shape: Sequence[int], num_classes: int) -> None:
