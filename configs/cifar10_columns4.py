@@ -11,13 +11,13 @@ def get_config():
         seed=0,
         data={"name": "cifar10", "num_validation": 5000},
         ablation={"kind": "Columns", "width": 4, "stride": 1},
-        model={"name": "bandnet", "width": 64, "depth": 6, "crops": 4},
+        model={"name": "bandnet", "width": 64, "depth": 6, "crops": 4, "mirror": False},
         train={
-            "epochs": 20.0,
-            "batch_size": 256,
+            "epochs": 32.0,
+            "batch_size": 512,
             "optimizer": {
                 "name": "muon",
-                "learning_rate": 0.02,
+                "learning_rate": 0.04,
                 "adam_learning_rate": 2e-3,
                 "weight_decay": 0.0,
                 "momentum": 0.95,
@@ -37,5 +37,5 @@ def get_config():
             "ema_decay": 0.0,
             "init_from": "",  # a workdir: start from its best variables
         },
-        validation={"every_epochs": 1.0, "patch": (5, 5)},
+        validation={"every_epochs": 2.0, "patch": (5, 5)},
     )

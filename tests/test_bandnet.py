@@ -1,5 +1,6 @@
 """bandnet: the window is all that a score can see, and all readings agree."""
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from dsmooth_jax import masking
 from dsmooth_jax.ablation import Blocks, Columns, MultiBlocks, MultiColumns, Rows
+from dsmooth_jax.locality import check_locality
 from dsmooth_jax.models.band_layers import receptive_field, strides, window_kernels
 from dsmooth_jax.models.bandnet import band_network, bandnet
 from dsmooth_jax.scoring import score
@@ -266,3 +268,30 @@ def test_wrong_arguments_are_refused_by_name(changes, message):
     options = {"ablation": Columns(2), "image_shape": (8, 8, 1), **SMALL, **changes}
     with pytest.raises(ValueError, match=message):
         bandnet(options.pop("ablation"), **options)
+
+
+@pytest.mark.parametrize("ablation", [Columns(3), Rows(2), Blocks(3, 4)], ids=repr)
+def test_mirrored_scores_see_the_same_pixels_and_do_not_change_when_flipped(ablation):
+    """A window's score is its mirror image's, and local; it is not the plain one."""
+    shape, size = (6, 7, 1), (6, 7)
+    build = functools.partial(
+        bandnet, ablation, image_shape=shape, num_classes=3, width=4
+    )
+    base, plain = build(mirror=True), build()
+    variables = base.init(jax.random.key(0))
+    scores_fn = base.scores_fn(variables)
+    check_locality(scores_fn, ablation, shape)
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    scores = score(scores_fn, images)
+    flipped = score(scores_fn, images[:, :, ::-1])
+    masks = ablation.keep_masks(size)
+    for index, mask in enumerate(masks):
+        (twin,) = np.flatnonzero((masks == mask[:, ::-1]).all(axis=(1, 2)))
+        np.testing.assert_allclose(scores[:, index], flipped[:, twin], atol=1e-6)
+    assert not np.allclose(scores, score(plain.scores_fn(variables), images))
+
+
+def test_mirror_images_need_a_window_there():
+    """Starts 0, 3, 6 of 8 columns: the mirror image of the first begins at 5."""
+    with pytest.raises(ValueError, match=r"mirror=True.*stride=1"):
+        bandnet(Columns(3, stride=3), image_shape=(8, 8, 1), num_classes=2, mirror=True)

@@ -207,6 +207,7 @@ def test_a_run_starts_from_given_variables():
 
 CONFIGS = [
     "cifar10_columns4",
+    "cifar10_columns4_margin",
     "cifar10_columns4_resnet18",
     "mnist5k_columns",
     "mnist5k_columns_small_cnn",

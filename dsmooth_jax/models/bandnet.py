@@ -27,13 +27,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Int64, Key
 
 from dsmooth_jax import masking, scoring
 from dsmooth_jax.ablation import Ablation, Columns, Rows, SingleWindow
 from dsmooth_jax.models.band_layers import BandNet, window_kernels
 from dsmooth_jax.models.base import BaseClassifier, Variables, check_task, network
+from dsmooth_jax.types import ImageSize
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def bandnet(
     width: int = 32,
     depth: int = 6,
     crops: int = 4,
+    mirror: bool = False,
 ) -> BaseClassifier:
     """A base classifier that scores all ablations of an image in one pass.
 
@@ -83,10 +86,14 @@ def bandnet(
       depth: residual blocks.
       crops: windows of each image in a training step; for blocks, a rectangle of
         windows, as square as the number allows.
+      mirror: whether scores are those of the mean logits of each window and of its
+        mirror image, which the same pixels make: twice the work. It wants a network
+        trained on flipped images.
 
     Raises:
       TypeError: an ablation that keeps several windows.
-      ValueError: an argument is out of range, or the window does not fit the image.
+      ValueError: an argument is out of range, or the window does not fit the image, or
+        a window's mirror image is none of the ablation's (strides only).
 
     Guarantee:
       In evaluation mode the scores of ablation p depend on no pixel that p hides, on no
@@ -101,7 +108,11 @@ def bandnet(
         crops=crops,
     )
     size = (image_shape[0], image_shape[1])
-    starts = masking.window_starts(_check_ablation(ablation), size)
+    ablation = _check_ablation(ablation)
+    starts = masking.window_starts(ablation, size)
+    image_logits = net.image_logits
+    if mirror:
+        image_logits = _mirrored(image_logits, _mirror_images(ablation, size))
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
@@ -115,7 +126,7 @@ def bandnet(
         return net.train_image_logits(variables, images)
 
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
-        logits_fn = Partial(net.image_logits, variables)
+        logits_fn = Partial(image_logits, variables)
         return scoring.one_pass_scores(logits_fn, ablation)
 
     return BaseClassifier(net.init, train_logits, train_all_logits, scores_fn)
@@ -212,6 +223,32 @@ def band_network(
     return BandNetwork(
         net.init, image_logits, window_logits, train_logits, train_image_logits
     )
+
+
+def _mirrored(image_logits: Callable, mirror_images: np.ndarray) -> Callable:
+    """The mean logits of each window and of its mirror image."""
+
+    def mean_logits(
+        variables: Variables, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        flipped = image_logits(variables, images[:, :, ::-1])
+        return (image_logits(variables, images) + flipped[:, mirror_images]) / 2
+
+    return mean_logits
+
+
+def _mirror_images(ablation: SingleWindow, size: ImageSize) -> Int64[np.ndarray, " P"]:
+    """For each window, which one of the flipped image has its pixels."""
+    _, width = ablation.window_shape(size)
+    starts = [tuple(start) for start in masking.window_starts(ablation, size).tolist()]
+    places = {start: index for index, start in enumerate(starts)}
+    flipped = [(row, (size[1] - column - width) % size[1]) for row, column in starts]
+    if not places.keys() >= set(flipped):
+        raise ValueError(
+            f"mirror=True: {ablation!r} has no mirror image in {size[1]} columns; use "
+            "stride=1, or mirror=False"
+        )
+    return np.array([places[start] for start in flipped], np.int64)
 
 
 def _check_ablation(ablation: Ablation) -> SingleWindow:

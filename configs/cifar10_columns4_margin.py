@@ -1,0 +1,21 @@
+"""Trains the model of cifar10_columns4 on, on the certificate itself.
+
+python train.py --config=configs/cifar10_columns4_margin.py --workdir=runs/margin
+"""
+
+from configs import cifar10_columns4
+
+
+def get_config():
+    config = cifar10_columns4.get_config()
+    config.model.mirror = True
+    config.train.init_from = "runs/cifar10_columns4"
+    config.train.epochs = 2.5
+    config.train.batch_size = 64
+    config.train.loss.name = "certified_margin"
+    config.train.optimizer.learning_rate = 0.008
+    config.train.optimizer.adam_learning_rate = 8e-4
+    config.train.optimizer.warmup_epochs = 0.1
+    config.train.augment.colour = 0.15
+    config.validation.every_epochs = 0.5
+    return config

@@ -1,0 +1,95 @@
+"""Makes of a trained run what travels with the repository.
+
+    python -m scripts.ship --workdir=runs/mine --out=pretrained/mine
+
+Weights are rounded to the nearest float16 and stored as the float32 they then are:
+compressed they take little more than half the space, and nothing else need know. What
+is shipped is another function than what was trained, if only just: it is put to the
+validation images beside the original, and what differs is printed. Its own accuracy is
+what certify.py then measures.
+"""
+
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+from absl import flags
+
+import dsmooth_jax as ds
+from dsmooth_jax import checkpoint, cli, data, models
+from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.voting import cast_votes
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+flags.DEFINE_string("out", None, "Where to write; must not exist.", required=True)
+flags.DEFINE_string("data_dir", None, "Where the data set is; its default if unset.")
+
+
+def main(_):
+    workdir, out = pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.out)
+    if out.exists():
+        raise ValueError(f"--out={out} exists already; give another or remove it")
+    record = checkpoint.read_metadata(workdir / BEST)
+    ablation = ablation_from_json(record["ablation"])
+    classifier = models.build(
+        record["model"],
+        ablation=ablation,
+        image_shape=tuple(record["image_shape"]),
+        num_classes=record["num_classes"],
+    )
+    target = jax.eval_shape(classifier.init, jax.random.key(0))
+    variables, _ = checkpoint.restore(workdir / BEST, target)
+    rounded = jax.tree.map(round_to_half, variables)
+    compare(classifier, ablation, variables, rounded, record)
+    step = checkpoint.latest_step(workdir / BEST)
+    checkpoint.save(out / BEST, step, rounded, {**record, "rounded_to": "float16"})
+    for name in ("config.json", "metrics.jsonl", "curve.png"):
+        shutil.copy(workdir / name, out / name)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB, arrays {checkpoint.fingerprint(out / BEST)}")
+
+
+def round_to_half(leaf):
+    rounded = np.asarray(leaf).astype(np.float16).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise ValueError("a weight is too large for float16; ship the run as it is")
+    return rounded
+
+
+def compare(classifier, ablation, variables, rounded, record):
+    images = data.load(split="validation", data_dir=FLAGS.data_dir, **record["data"])
+    touched = ds.touched(ablation, ds.Patch(*record["patch"]), images.image_shape[:2])
+    scores = [
+        ds.score(classifier.scores_fn(v), images.images) for v in (variables, rounded)
+    ]
+    print(f"{len(images)} validation images, before and after rounding:")
+    print(f"  largest change of a score {np.abs(scores[1] - scores[0]).max():.2g}")
+    for voting in ("threshold", "graded"):
+        votes, certificates = [], []
+        for each in scores:
+            cast, limit = cast_votes(
+                each,
+                voting,
+                threshold=record["threshold"],
+                strength=record["strength"],
+            )
+            votes.append(cast)
+            certificates.append(ds.certify(cast, touched, limit=limit))
+        before, after = (ds.evaluate(c, images.labels) for c in certificates)
+        moved = sum(
+            (getattr(certificates[0], field) != getattr(certificates[1], field)).sum()
+            for field in ("prediction", "is_certified")
+        )
+        print(
+            f"  {voting}: {np.mean(votes[0] != votes[1]):.2e} of the votes changed, "
+            f"{moved} predictions or certificates; clean {before.clean.value:.4f} to "
+            f"{after.clean.value:.4f}, certified {before.certified.value:.4f} to "
+            f"{after.certified.value:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run("scripts.ship", main)
