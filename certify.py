@@ -168,8 +168,9 @@ def score_workdir(workdir, smoothed):
     is_terminal = sys.stderr.isatty()
     started = said = time.time()
     num = 0  # images scored by this command
-    for shard in tqdm(todo, unit="shard", disable=not is_terminal):
-        part = images.images[scores.span(shard)]
+    parts = data.read_ahead(images.images, [scores.span(shard) for shard in todo])
+    bar = tqdm(todo, unit="shard", disable=not is_terminal)
+    for shard, part in zip(bar, parts, strict=True):
         scored = smoothed.score(part, batch_size=FLAGS.batch_size)
         scores = store.write_shard(scores, shard, scored)
         num += len(part)
@@ -206,12 +207,14 @@ def answer(scores, attacks, out):
     base_accuracy = float(
         np.sum([ds.base_accuracy(p, scores.labels[s]) * len(p) for s, p in scores])
     ) / len(scores)
-    split = scores.made_by.get("data", {}).get("split", "unknown")
+    source = scores.made_by.get("data", {})
+    split, size = source.get("split", "unknown"), source.get("size")
     summary = {
         "num_images": len(scores),
         "split": split,
         "ablation": ablation_to_json(scores.ablation),
         "image_shape": list(scores.image_shape),
+        "resized_to": size,
         "voting": main_voting,
         **settings,
         "settings_chosen_on": scores.made_by.get("chosen_on", "not recorded"),
@@ -250,6 +253,11 @@ def answer(scores, attacks, out):
         "changes the\n(right) prediction. Placement rule; base accuracy of single "
         f"ablations {100 * base_accuracy:.1f} %."
     )
+    if size is not None:
+        print(
+            f"The data source resized the images to {size[0]}x{size[1]}: patches are "
+            "in pixels of the\nresized image, the one that this attacker changes."
+        )
     print(f"Written to {out}: {', '.join(written)}")
 
 

@@ -206,11 +206,16 @@ def test_a_run_starts_from_given_variables():
 
 
 CONFIGS = [
+    "cifar10_blocks12_resnet18",
     "cifar10_columns4",
     "cifar10_columns4_resnet18",
+    "fashion_mnist_columns",
+    "imagenet_columns25_bandnet",
+    "imagenet_columns25_resnet50",
     "mnist5k_columns",
     "mnist5k_columns_small_cnn",
     "mnist5k_smoke",
+    "mnist_columns2",
 ]
 
 
@@ -220,12 +225,15 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     module = importlib.import_module(f"configs.{name}")
     assert f"--config=configs/{name}.py" in module.__doc__
     config = json.loads(module.get_config().to_json())
-    shape = {"mnist5k": (28, 28, 1), "cifar10": (32, 32, 3)}[config["data"]["name"]]
+    grey = dict.fromkeys(("mnist5k", "mnist", "fashion_mnist"), (28, 28, 1))
+    shapes = {**grey, "cifar10": (32, 32, 3), "imagenet2012": (299, 299, 3)}
+    shape = shapes[config["data"]["name"]]
+    num_classes = 1000 if shape[0] == 299 else 10
     classifier = models.build(
         config["model"],
         ablation=ablation_from_json(config["ablation"]),
         image_shape=shape,
-        num_classes=10,
+        num_classes=num_classes,
     )
     optimizer, _ = optimizers.make_optimizer(
         OptimizerConfig(**config["train"]["optimizer"]),
@@ -252,7 +260,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     real_labels = jax.ShapeDtypeStruct(real.shape[:1], jnp.int32)
     after, _ = jax.eval_shape(step, state, real, real_labels, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    images, labels = batch(2, shape, 10)
+    images, labels = batch(2, shape, num_classes)
     fast = {"xla_backend_optimization_level": 0}
     step = jax.jit(step, compiler_options=fast)
     state, metrics = step(state, images, labels, jax.random.key(1))
