@@ -23,7 +23,7 @@ class Dataset:
       labels: Classes, in 0..num_classes-1, int64 [N].
       ids: One distinct name per image that says where it came from, str [N].
       num_classes: K, at least 2.
-      class_names: What the classes are called, K of them; None where not known.
+      class_names: A name for each class, K of them; empty where none are known.
 
     Raises:
       TypeError: an array has another dtype.
@@ -37,7 +37,7 @@ class Dataset:
     labels: Int64[np.ndarray, " N"]
     ids: Shaped[np.ndarray, " N"]
     num_classes: int
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, kind, ndim in (("images", "u1", 4), ("labels", "i8", 1)):

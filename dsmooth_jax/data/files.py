@@ -19,7 +19,7 @@ class Source:
       labels: Classes, int64 [N]; not yet checked.
       ids: One name per image that says where it came from, str [N].
       num_classes: K.
-      class_names: What the K classes are called; None where not known.
+      class_names: A name for each class, K of them; empty where none are known.
       content: row in 0..N-1 -> what is stored there.
       channels: C where the source is known to have it for every image, else None.
     """
@@ -27,7 +27,7 @@ class Source:
     labels: Int64[np.ndarray, " N"]
     ids: Shaped[np.ndarray, " N"]
     num_classes: int
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...]
     content: Content
     channels: int | None = None
 
@@ -54,7 +54,7 @@ def open_npz(folder: pathlib.Path, name: str, part: str, *, train: str) -> Sourc
     """
     path = folder / f"{name}_{part}.npz"
     labels, class_names = _npz_labels(folder / f"{name}_{train}.npz")
-    num_classes = len(class_names or ()) or int(labels.max()) + 1
+    num_classes = len(class_names) or int(labels.max()) + 1
     if part != train:
         labels, _ = _npz_labels(path)
     fields = _load_npz(path, {"images", "jpeg", "offsets", "ids"})
@@ -168,7 +168,7 @@ def _classes(folder: pathlib.Path) -> list[str]:
 
 def _npz_labels(
     path: pathlib.Path,
-) -> tuple[Int64[np.ndarray, " N"], tuple[str, ...] | None]:
+) -> tuple[Int64[np.ndarray, " N"], tuple[str, ...]]:
     """Labels and class names of a file."""
     fields = _load_npz(path, {"labels", "class_names"})
     if "labels" not in fields:
@@ -179,8 +179,7 @@ def _npz_labels(
             f"labels in {path} have shape {labels.shape} and dtype {labels.dtype}: "
             "they must be integers, one for each image"
         )
-    names = fields.get("class_names")
-    return labels.astype(np.int64), None if names is None else tuple(names.tolist())
+    return labels.astype(np.int64), tuple(fields.get("class_names", ()))
 
 
 def _npz_content(
