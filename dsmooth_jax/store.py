@@ -273,6 +273,18 @@ def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore
     Raises:
       TypeError, ValueError: scores are not softmax scores [n, P, K] of this shard.
     """
+    return enter_shards(store, {shard: write_scores(store, shard, scores)})
+
+
+def enter_shards(store: ScoreStore, checksums: Mapping[int, str]) -> ScoreStore:
+    """Enters shards that are written into the manifest; returns the store with them."""
+    grown = dataclasses.replace(store, checksums={**store.checksums, **checksums})
+    _write_manifest(grown)
+    return grown
+
+
+def write_scores(store: ScoreStore, shard: int, scores: np.ndarray) -> str:
+    """Writes the file of a shard, not the manifest; returns its checksum."""
     span = store.span(shard)
     num_ablations = store.ablation.num_ablations(store.image_size)
     expected = (span.stop - span.start, num_ablations, store.num_classes)
@@ -284,10 +296,7 @@ def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore
         )
     content = _npy(np.ascontiguousarray(checked, np.float32))
     _write(store.path / _shard_name(shard), content)
-    checksums = {**store.checksums, shard: _sha256(content)}
-    grown = dataclasses.replace(store, checksums=checksums)
-    _write_manifest(grown)
-    return grown
+    return _sha256(content)
 
 
 def _open(path: pathlib.Path) -> ScoreStore:

@@ -36,7 +36,7 @@ DEVICE_SIDE += [
     "losses",
     "training",
 ]
-DEVICE_SIDE += ["trees", "checkpoint", "smoothed"]
+DEVICE_SIDE += ["trees", "checkpoint", "smoothed", "distributed", "filling"]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]

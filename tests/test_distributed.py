@@ -1,0 +1,255 @@
+"""Several processes as one run: the same results, and never a hang."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dsmooth_jax as ds
+from dsmooth_jax import distributed, filling, store
+from dsmooth_jax.distributed import Peers
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def start(code, process_id, *, port, num_processes=2, timeout=20):
+    """A process that joins the others, then runs the code."""
+    program = f"""
+from dsmooth_jax import distributed
+peers = distributed.Peers(
+    coordinator="127.0.0.1:{port}",
+    num_processes={num_processes},
+    process_id={process_id},
+    timeout={timeout},
+)
+with distributed.session(peers):
+    print("joined", flush=True)
+"""
+    program += "".join(f"    {line}\n" for line in code.splitlines())
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, *, within):
+    """(status, last line of stderr); a hang is an error."""
+    try:
+        out, error = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, (error.strip().splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"distributed": "slurm"}, "--distributed=slurm must be auto"),
+        ({"coordinator": "a:1"}, "--num_processes=None .* given together"),
+        (
+            {"coordinator": "a:1", "num_processes": 2, "process_id": 2},
+            "--process_id=2 must be in 0..1",
+        ),
+        (
+            {"coordinator": "a", "num_processes": 2, "process_id": 0},
+            "--coordinator=a must be HOST:PORT",
+        ),
+        (
+            {"coordinator": "a:1", "num_processes": 0, "process_id": 0},
+            "--num_processes=0 must be >= 1",
+        ),
+        (
+            {
+                "coordinator": "a:1",
+                "num_processes": 2,
+                "process_id": 0,
+                "distributed": "auto",
+            },
+            "without --distributed",
+        ),
+        ({"timeout": 0}, "--peer_timeout=0 must be >= 1"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_flags_that_do_not_fit_together_are_refused(arguments, match):
+    """Before anything waits for anybody."""
+    with pytest.raises(ValueError, match=match):
+        Peers(**arguments)
+
+
+def test_alone_nothing_is_started_and_errors_pass():
+    """The default is one process, to which all of this is nothing."""
+    with (
+        pytest.raises(ValueError, match="as usual"),
+        distributed.session(Peers()),
+    ):
+        assert distributed.is_first() and distributed.share() == (0, 1)
+        distributed.barrier("nobody else")
+        raise ValueError("as usual")
+
+
+def test_sigterm_is_a_request_that_lasts_as_long_as_it_is_asked():
+    """SIGTERM is noticed at the next step, and afterwards is what it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    with distributed.stop_requested() as should_stop:
+        assert not should_stop(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert should_stop(2)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_auto_says_when_it_finds_nothing():
+    """On a lone machine: an error with the flags that name processes."""
+    code = """
+from dsmooth_jax import distributed
+with distributed.session(distributed.Peers(distributed="auto")):
+    pass
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "found no TPU pod, Slurm, Kubernetes or Open MPI; give" in done.stderr
+    assert "ended before" not in done.stderr
+
+
+def test_nobody_at_the_address_and_one_too_few_end_in_time():
+    """Unreachable coordinator, wrong count: a clear last line, within the limit."""
+    lonely = start("", 1, port=free_port(), timeout=3)
+    port = free_port()
+    few = [start("", i, port=port, num_processes=3, timeout=5) for i in (0, 1)]
+    status, _, line = finish(lonely, within=30)
+    assert status == 1 and "process 1: error: nothing answers at the coord" in line
+    for process in few:
+        status, _, line = finish(process, within=30)
+        assert status == 1
+        assert "waits for some of --num_processes=3 processes; start them all" in line
+        assert "gave up after --peer_timeout=5 s" in line
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_dead_peer_ends_the_others_in_time(dead):
+    """SIGKILL of one, the others waiting for it: they end, and say what happened."""
+    code = """
+import numpy as np, time
+mesh = distributed.batch_mesh()
+while True:
+    float(distributed.spread(np.ones(2, np.float32), mesh).sum())
+    time.sleep(0.05)
+"""
+    port = free_port()
+    processes = [start(code, i, port=port, timeout=5) for i in (0, 1)]
+    for process in processes:
+        assert process.stdout.readline() == "joined\n"
+    time.sleep(1)
+    processes[dead].kill()
+    status, _, line = finish(processes[1 - dead], within=30)
+    assert status != 0 and "error: " in line
+    assert "another process of this run died or is out of reach" in line
+    finish(processes[dead], within=30)
+
+
+def test_an_error_of_one_process_ends_all():
+    """A full disk of one machine: it says so, and nobody waits for it for ever."""
+    code = """
+if distributed.share()[0] == 1:
+    raise ValueError("the disk is full")
+distributed.barrier("never reached by the other")
+"""
+    port = free_port()
+    processes = [start(code, i, port=port, timeout=5) for i in (0, 1)]
+    status, _, line = finish(processes[1], within=30)
+    assert status == 1 and line == "-c: process 1: error: the disk is full"
+    assert finish(processes[0], within=30)[0] != 0
+
+
+SCORE = """
+import numpy as np
+import dsmooth_jax as ds
+from dsmooth_jax import filling, store
+rng = np.random.default_rng(0)
+images = rng.random((23, 6, 6, 1), np.float32)
+weights = rng.random((72, 3), np.float32)
+scores_fn = ds.masked_scores(lambda x: x.reshape(len(x), -1) @ weights, ds.Columns(2))
+opened = filling.take_up(lambda: store.create_store(
+    {path!r}, ablation=ds.Columns(2), image_shape=(6, 6, 1), num_classes=3,
+    labels=np.arange(23) % 3, ids=np.arange(23).astype(str), made_by={{}},
+    shard_size=4,
+))
+done = list(filling.fill(
+    opened, images, lambda part: ds.score(scores_fn, part, batch_size=8)
+))
+print(done)
+"""
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_two_processes_fill_a_store_as_one_does(tmp_path):
+    """Images dealt to two processes: the same files, byte for byte."""
+    alone = {"distributed": distributed, "__builtins__": __builtins__}
+    exec(SCORE.format(path=str(tmp_path / "one")), alone)
+    assert alone["done"] == [4, 4, 4, 4, 4, 3]
+    code = SCORE.format(path=str(tmp_path / "two"))
+    port = free_port()
+    processes = [start(code, i, port=port) for i in (0, 1)]
+    results = [finish(process, within=60) for process in processes]
+    assert [r[0] for r in results] == [0, 0], results
+    assert [r[1].splitlines()[-1] for r in results] == ["[4, 4, 4]", "[4, 4, 3]"]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
+    """Shards that wait for the manifest are entered later; a cut checksum is not."""
+    scores = np.full((6, 4, 3), 0.25, np.float32)
+    images = np.zeros((6, 4, 4, 1), np.float32)
+
+    def create():
+        return store.create_store(
+            tmp_path / "scores",
+            ablation=ds.Columns(2),
+            image_shape=(4, 4, 1),
+            num_classes=3,
+            labels=np.arange(6) % 3,
+            ids=np.arange(6).astype(str),
+            made_by={},
+            shard_size=2,
+        )
+
+    opened = filling.take_up(create)
+    monkeypatch.setattr(distributed, "share", lambda: (1, 2))
+    work = filling.fill(
+        opened, np.zeros((6, 4, 4, 1)), lambda part: scores[: len(part)]
+    )
+    assert next(work) == 2  # the second of three shards; then the process is killed
+    work.close()
+    (tmp_path / "scores" / "scores-00002.npy.sha256").write_text("1234")
+    monkeypatch.undo()
+    assert create().missing == [0, 1, 2]
+    opened = filling.take_up(create)
+    assert opened.missing == [0, 2]
+    assert not list((tmp_path / "scores").glob("*.sha256"))
+    assert list(filling.fill(opened, images, lambda part: scores[: len(part)])) == [
+        2,
+        2,
+    ]
+    finished = ds.open_scores(tmp_path / "scores")
+    np.testing.assert_array_equal(finished.read_all(), scores)
