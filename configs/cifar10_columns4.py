@@ -15,6 +15,8 @@ def get_config():
         train={
             "epochs": 20.0,
             "batch_size": 256,
+            "num_accumulated": 1,
+            "precision": "float32",
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 0.02,

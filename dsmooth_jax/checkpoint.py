@@ -94,7 +94,7 @@ def save(
             f"({_root_cause(error)}); {kept} there; make room, then go on from it"
         ) from error
     if is_first_process:
-        for old in _steps(directory)[:-keep]:
+        for old in steps(directory)[:-keep]:
             _delete(directory, old)
 
 
@@ -178,24 +178,40 @@ def restore_newest(
     """
     directory = Path(directory).absolute()
     problems: list[str] = []
-    for step in reversed(_steps(directory)):
+    for step in reversed(steps(directory)):
         try:
             tree, metadata = restore(directory, target, step=step)
         except DamagedCheckpointError as error:
             problems.append(str(error))
             continue
-        _set_aside(directory, after=step)
+        set_aside(directory, after=step)
         return tree, metadata, tuple(problems)
     if problems:
         raise CheckpointError(f"no checkpoint in {directory} is whole: {problems[0]}")
     return *restore(directory, target), ()
 
 
+def set_aside(directory: str | Path, *, after: int) -> None:
+    """Renames the steps above one to STEP.damaged: they count no more.
+
+    With several processes, all of them call this.
+    """
+    directory = Path(directory).absolute()
+    if jax.process_count() > 1:
+        # Every process has read them before the first one renames them.
+        multihost_utils.sync_global_devices("damaged checkpoints")
+    if jax.process_index() == 0:
+        for step in steps(directory):
+            if step > after:
+                shutil.rmtree(directory / f"{step}.damaged", ignore_errors=True)
+                (directory / str(step)).rename(directory / f"{step}.damaged")
+
+
 def discard_after(directory: str | Path, step: int) -> None:
     """Deletes the steps above one: a run that goes on from there makes them again."""
     directory = Path(directory).absolute()
     if jax.process_index() == 0:
-        for later in _steps(directory):
+        for later in steps(directory):
             if later > step:
                 _delete(directory, later)
 
@@ -213,9 +229,17 @@ def read_metadata(directory: str | Path, *, step: int | None = None) -> dict:
     return _read_record(_step_path(directory, step))["metadata"]
 
 
+def steps(directory: str | Path) -> list[int]:
+    """The whole steps in a directory, ascending."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+
+
 def latest_step(directory: str | Path) -> int | None:
     """The newest whole step in a directory, None where there is none."""
-    return max(_steps(Path(directory)), default=None)
+    return max(steps(directory), default=None)
 
 
 def fingerprint(directory: str | Path, *, step: int | None = None) -> str:
@@ -238,22 +262,16 @@ def _orbax() -> Any:
     return v1
 
 
-def _steps(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
-
-
 def _step_path(directory: str | Path, step: int | None) -> Path:
     directory = Path(directory).absolute()
-    steps = _steps(directory)
-    if not steps:
+    there = steps(directory)
+    if not there:
         raise CheckpointError(f"there is no checkpoint in {directory}: train first")
     if step is None:
-        return directory / str(steps[-1])
-    if step not in steps:
+        return directory / str(there[-1])
+    if step not in there:
         raise CheckpointError(
-            f"step={step} is not in {directory}: it holds {', '.join(map(str, steps))}"
+            f"step={step} is not in {directory}: it holds {', '.join(map(str, there))}"
         )
     return directory / str(step)
 
@@ -284,19 +302,8 @@ def _delete(directory: Path, step: int) -> None:
     shutil.rmtree(doomed)
 
 
-def _set_aside(directory: Path, *, after: int) -> None:
-    if jax.process_count() > 1:
-        # Every process has read them before the first one renames them.
-        multihost_utils.sync_global_devices("damaged checkpoints")
-    if jax.process_index() == 0:
-        for step in _steps(directory):
-            if step > after:
-                shutil.rmtree(directory / f"{step}.damaged", ignore_errors=True)
-                (directory / str(step)).rename(directory / f"{step}.damaged")
-
-
 def _damaged(path: Path, what: str) -> DamagedCheckpointError:
-    others = [str(step) for step in _steps(path.parent) if str(step) != path.name]
+    others = [str(step) for step in steps(path.parent) if str(step) != path.name]
     remedy = f"restore another step ({', '.join(others)})" if others else "retrain"
     return DamagedCheckpointError(f"the checkpoint {path} {what}; {remedy}")
 

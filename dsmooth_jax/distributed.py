@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -156,22 +157,35 @@ def batch_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError unless a training batch divides over all devices."""
+    num_devices = jax.device_count()
+    if batch_size % num_devices:
+        nearest = max(1, round(batch_size / num_devices)) * num_devices
+        raise ValueError(
+            f"train.batch_size={batch_size} must be divisible by {num_devices}, the "
+            f"devices; for example --config.train.batch_size={nearest}"
+        )
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """A copy of every array on every device; all processes have the same values."""
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
+    shared = jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(
             everywhere, np.asarray(leaf), np.shape(leaf)
         ),
         tree,
     )
+    # Copies of JAX's own: what may share memory with NumPy must not be donated.
+    copy = jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=everywhere)
+    return copy(shared)
 
 
 def spread(batch: PyTree, mesh: Mesh) -> PyTree:
     """Arrays [B / processes, ...] of each process to arrays [B, ...] over all devices.
 
-    Raises:
-      ValueError: B is not divisible by the number of devices.
+    B is divisible by the number of devices, see `check_batch_size`.
     """
     shares = NamedSharding(mesh, PartitionSpec("batch"))
     return jax.tree.map(

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jax.experimental import multihost_utils
 
 from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
+from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.store import ScoreStore, enter_shards, write_scores
+from dsmooth_jax.types import Scores
 
 
 def take_up(create: Callable[[], ScoreStore]) -> ScoreStore:
@@ -34,14 +37,14 @@ def take_up(create: Callable[[], ScoreStore]) -> ScoreStore:
 
 
 def fill(
-    scores: ScoreStore, images: Any, score: Callable[[np.ndarray], np.ndarray]
+    scores: ScoreStore, images: Any, score_fn: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[int]:
     """Scores what is missing, this process its share of it.
 
     Args:
       scores: the store, from `take_up`.
       images: [N, H, W, C], an array, or `data.StoredImages`.
-      score: images of a shard [n, H, W, C] -> scores [n, P, K].
+      score_fn: images of a shard [n, H, W, C] -> scores [n, P, K].
 
     Yields:
       For each shard, once it is written, the images in it.
@@ -50,7 +53,7 @@ def fill(
     mine = scores.missing[index::count]
     parts = read_ahead(images, [scores.span(shard) for shard in mine])
     for shard, part in zip(mine, parts, strict=True):
-        checksum = write_scores(scores, shard, score(part))
+        checksum = write_scores(scores, shard, score_fn(part))
         if count == 1:
             scores = enter_shards(scores, {shard: checksum})
         else:
@@ -59,6 +62,28 @@ def fill(
     distributed.barrier("store filled")
     if distributed.is_first():
         _collect(scores)
+
+
+def score_together(scores_fn: ScoresFn, images: Any, *, batch_size: int = 32) -> Scores:
+    """Scores images as `scoring.score`, each process a part; all get all scores.
+
+    Args:
+      scores_fn: as of `scoring.score`.
+      images: [N, H, W, C], an array, or `data.StoredImages`.
+      batch_size: as of `scoring.score`.
+
+    Returns:
+      NumPy float32 [N, P, K], the same in every process.
+    """
+    index, count = distributed.share()
+    size = -(-len(images) // count)
+    mine = images[index * size : (index + 1) * size]
+    # Parts must be of one size to be put together.
+    padded = np.pad(mine, [(0, size - len(mine))] + [(0, 0)] * 3)
+    scores = score(scores_fn, padded, batch_size=batch_size)
+    if count > 1:
+        scores = multihost_utils.process_allgather(scores, tiled=True)
+    return scores[: len(images)]
 
 
 def _collect(scores: ScoreStore) -> ScoreStore:

@@ -261,8 +261,8 @@ def create_store(
         if not path.is_dir() or {file.name for file in path.iterdir()} - own:
             raise StoreError(f"{path} holds something else; name a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    _write(path / "labels.npy", _npy(labels))
-    _write(path / "ids.npy", _npy(ids))
+    write_whole(path / "labels.npy", _npy(labels))
+    write_whole(path / "ids.npy", _npy(ids))
     _write_manifest(wanted)
     return wanted
 
@@ -295,7 +295,7 @@ def write_scores(store: ScoreStore, shard: int, scores: np.ndarray) -> str:
             f", of shard 0..{store.num_shards - 1}"
         )
     content = _npy(np.ascontiguousarray(checked, np.float32))
-    _write(store.path / _shard_name(shard), content)
+    write_whole(store.path / _shard_name(shard), content)
     return _sha256(content)
 
 
@@ -386,10 +386,10 @@ def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
 def _write_manifest(store: ScoreStore) -> None:
     manifest = _manifest(store)
     manifest["checksum"] = _sha256(json.dumps(manifest).encode())
-    _write(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
+    write_whole(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all."""
     partial = path.with_name(path.name + ".part")
     with open(partial, "wb") as file:

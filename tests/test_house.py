@@ -37,6 +37,7 @@ DEVICE_SIDE += [
     "training",
 ]
 DEVICE_SIDE += ["trees", "checkpoint", "smoothed", "distributed", "filling"]
+DEVICE_SIDE += ["journal", "loop"]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]

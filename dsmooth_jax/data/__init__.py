@@ -16,13 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from dsmooth_jax.data.batches import batches
+from dsmooth_jax.data.batches import Batch, batches
 from dsmooth_jax.data.dataset import Dataset
 from dsmooth_jax.data.images import StoredImages, read_ahead
 from dsmooth_jax.data.sampling import batch_indices, stratified_split
 from dsmooth_jax.data.sources import open_source
 
 __all__ = [
+    "Batch",
     "Dataset",
     "StoredImages",
     "batch_indices",
