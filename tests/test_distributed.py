@@ -1,60 +1,19 @@
 """Several processes as one run: the same results, and never a hang."""
 
+import json
 import os
-import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from processes import ROOT, finish, free_port, start
 
 import dsmooth_jax as ds
 from dsmooth_jax import distributed, filling, store
 from dsmooth_jax.distributed import Peers
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def start(code, process_id, *, port, num_processes=2, timeout=20):
-    """A process that joins the others, then runs the code."""
-    program = f"""
-from dsmooth_jax import distributed
-peers = distributed.Peers(
-    coordinator="127.0.0.1:{port}",
-    num_processes={num_processes},
-    process_id={process_id},
-    timeout={timeout},
-)
-with distributed.session(peers):
-    print("joined", flush=True)
-"""
-    program += "".join(f"    {line}\n" for line in code.splitlines())
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, *, within):
-    """(status, last line of stderr); a hang is an error."""
-    try:
-        out, error = process.communicate(timeout=within)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, out, (error.strip().splitlines() or [""])[-1]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +93,10 @@ def test_nobody_at_the_address_and_one_too_few_end_in_time():
     lonely = start("", 1, port=free_port(), timeout=3)
     port = free_port()
     few = [start("", i, port=port, num_processes=3, timeout=5) for i in (0, 1)]
-    status, _, line = finish(lonely, within=30)
+    status, _, line = finish(lonely, within=120)
     assert status == 1 and "process 1: error: nothing answers at the coord" in line
     for process in few:
-        status, _, line = finish(process, within=30)
+        status, _, line = finish(process, within=120)
         assert status == 1
         assert "waits for some of --num_processes=3 processes; start them all" in line
         assert "gave up after --peer_timeout=5 s" in line
@@ -159,10 +118,10 @@ while True:
         assert process.stdout.readline() == "joined\n"
     time.sleep(1)
     processes[dead].kill()
-    status, _, line = finish(processes[1 - dead], within=30)
+    status, _, line = finish(processes[1 - dead], within=120)
     assert status != 0 and "error: " in line
     assert "another process of this run died or is out of reach" in line
-    finish(processes[dead], within=30)
+    finish(processes[dead], within=120)
 
 
 def test_an_error_of_one_process_ends_all():
@@ -174,9 +133,72 @@ distributed.barrier("never reached by the other")
 """
     port = free_port()
     processes = [start(code, i, port=port, timeout=5) for i in (0, 1)]
-    status, _, line = finish(processes[1], within=30)
+    status, _, line = finish(processes[1], within=120)
     assert status == 1 and line == "-c: process 1: error: the disk is full"
-    assert finish(processes[0], within=30)[0] != 0
+    assert finish(processes[0], within=120)[0] != 0
+
+
+TRAIN = """
+import jax, json
+import numpy as np
+import dsmooth_jax as ds
+from dsmooth_jax import data, distributed, models, optimizers, training
+from dsmooth_jax.augment import AugmentConfig
+
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 3, 64)
+shape = (64, 8, 8, 1)
+images = (rng.integers(0, 60, shape) + 60 * labels[:, None, None, None]).astype("u1")
+dataset = data.Dataset("", "train", images, labels, np.arange(64).astype(str), 3)
+classifier = models.build(
+    {"name": "bandnet", "width": 8, "depth": 2, "crops": 2},
+    ablation=ds.Columns(3), image_shape=shape[1:], num_classes=3,
+)
+optimizer, _ = optimizers.make_optimizer(
+    optimizers.OptimizerConfig(learning_rate=3e-3), num_epochs=1, steps_per_epoch=40
+)
+step = training.make_train_step(
+    classifier, optimizer, AugmentConfig(shift=1, flip=True), num_accumulated=2
+)
+mesh = distributed.batch_mesh()
+everywhere = jax.NamedSharding(mesh, jax.P())
+step = jax.jit(step, out_shardings=everywhere)
+state = training.init_state(classifier, optimizer, jax.random.key(0))
+state = distributed.replicate(state, mesh)
+read = data.batches(
+    dataset, 16, seed=0, start=0, stop=20, share=distributed.share()
+)
+losses = []
+for images, labels in read:
+    batch = distributed.spread((images, labels.astype("i4")), mesh)
+    state, metrics = step(state, *batch, jax.random.key(1))
+    losses.append(float(metrics["loss"]))
+print(json.dumps([jax.device_count(), losses]))
+"""
+
+
+def test_one_device_four_devices_and_two_processes_train_alike():
+    """The same losses to 1e-5 over 20 steps, batch statistics and accumulation too."""
+    port = free_port()
+    processes = [start(TRAIN, i, port=port, timeout=60) for i in (0, 1)]
+    processes += [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAIN],
+            cwd=ROOT,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(count)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for count in (1, 4)
+    ]
+    results = [finish(process) for process in processes]
+    assert [status for status, _, _ in results] == [0] * 4, results
+    found = [json.loads(out.splitlines()[-1]) for _, out, _ in results]
+    assert [count for count, _ in found] == [2, 2, 1, 4]
+    losses = np.array([values for _, values in found])
+    assert losses.shape == (4, 20) and losses[2, -1] < losses[2, 0]
+    np.testing.assert_allclose(losses, losses[[2] * 4], rtol=0, atol=1e-5)
 
 
 SCORE = """
@@ -211,7 +233,7 @@ def test_two_processes_fill_a_store_as_one_does(tmp_path):
     code = SCORE.format(path=str(tmp_path / "two"))
     port = free_port()
     processes = [start(code, i, port=port) for i in (0, 1)]
-    results = [finish(process, within=60) for process in processes]
+    results = [finish(process) for process in processes]
     assert [r[0] for r in results] == [0, 0], results
     assert [r[1].splitlines()[-1] for r in results] == ["[4, 4, 4]", "[4, 4, 3]"]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

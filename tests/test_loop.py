@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import finish, free_port, start
 
 from dsmooth_jax import checkpoint, journal, loop
 from dsmooth_jax.checkpoint import CheckpointError
@@ -288,6 +289,40 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, who
         kills += 1
     assert kills
     run(tmp_path)
+    assert ending(tmp_path) == whole
+
+
+TOGETHER = """
+import os, pathlib, signal, sys
+sys.path.insert(0, "tests")
+import test_loop
+
+def read(begin, stop):
+    index, count = distributed.share()
+    part = slice(index * 4 // count, (index + 1) * 4 // count)
+    for step, (images, labels) in enumerate(test_loop.batches(begin, stop), begin):
+        if step == 10 and index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield images[part], labels[part]
+
+outcome = test_loop.run(pathlib.Path({path!r}), read=read)
+print(outcome.is_finished, outcome.step)
+"""
+
+
+def test_sigterm_of_one_of_two_processes_stops_both_at_a_step(tmp_path, whole, capsys):
+    """Both leave after the same step, and one process alone can go on from there."""
+    port = free_port()
+    code = TOGETHER.format(path=str(tmp_path))
+    processes = [start(code, i, port=port, timeout=60) for i in (0, 1)]
+    results = [finish(process) for process in processes]
+    assert [status for status, _, _ in results] == [0, 0], results
+    last, other = (out.splitlines()[-1] for _, out, _ in results)
+    step = checkpoint.latest_step(tmp_path / LATEST)
+    assert last == other == f"False {step}" and 10 <= step < 23
+    assert run(tmp_path).is_finished
+    assert "processes: saved 2, wanted 1" in capsys.readouterr().err
+    # Sums of a few integers are exact: here, the order makes no difference.
     assert ending(tmp_path) == whole
 
 
