@@ -67,9 +67,7 @@ flags.DEFINE_bool("maps", False, "Also: maps of where the first patch does most.
 flags.DEFINE_string("split", "test", "Which images: test, validation or train.")
 flags.DEFINE_integer("num_images", None, "Only so many, evenly spread over the split.")
 flags.DEFINE_string("out", None, "Where to write; WORKDIR/certify/SPLIT if unset.")
-flags.DEFINE_string(
-    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
-)
+flags.DEFINE_string("data_dir", None, "Where the data are; TFDS's own folder if unset.")
 cli.define_peers()
 flags.adopt_module_key_flags(cli)
 flags.DEFINE_bool("overwrite", False, "Score anew, whatever scores are there.")
@@ -188,7 +186,7 @@ def score_workdir(workdir, smoothed):
             "versions": provenance.versions(),
         },
     )
-    scores = filling.take_up(create)
+    scores = filling.take_up(out / "scores", create)
     if not (todo := scores.missing):
         print(f"found the scores of all {len(scores)} images in {scores.path}")
         return scores.path

@@ -43,9 +43,7 @@ from dsmooth_jax.voting import cast_votes
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
 flags.DEFINE_string("workdir", None, "Folder to write to, and to resume from.")
-flags.DEFINE_string(
-    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
-)
+flags.DEFINE_string("data_dir", None, "Where the data are; TFDS's own folder if unset.")
 flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard, too (tensorboardX).")
 flags.DEFINE_integer("save_every", 1000, "Steps between checkpoints; safety only.")
 cli.define_peers()
@@ -116,6 +114,7 @@ def train(config, workdir):
             ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
         ):
             store.write_whole(workdir / name, text.encode())
+    distributed.check_shared(workdir / "config.json")
     start = time.time()
     outcome = loop.run(
         workdir,

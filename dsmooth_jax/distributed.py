@@ -7,7 +7,9 @@ nothing.
 """
 
 import contextlib
+import hashlib
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -126,6 +128,26 @@ def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def check_same(what: str, text: str) -> None:
+    """Raises ValueError in every process unless all have the same text."""
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32)
+    everyone = multihost_utils.process_allgather(mine)
+    if (everyone != everyone[0]).any():
+        raise ValueError(
+            f"the processes of this run have different {what}; here it is "
+            f"{text[:200]}: all need the same command, the same data, and a --workdir "
+            "that they share"
+        )
+
+
+def check_shared(path: pathlib.Path) -> None:
+    """Raises ValueError in every process unless all see what the first one wrote."""
+    barrier(f"{path.name} written")
+    check_same(f"files at {path}", f"exists: {path.exists()}")
 
 
 def share() -> tuple[int, int]:

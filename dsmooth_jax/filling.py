@@ -21,10 +21,11 @@ from dsmooth_jax.store import ScoreStore, enter_shards, write_scores
 from dsmooth_jax.types import Scores
 
 
-def take_up(create: Callable[[], ScoreStore]) -> ScoreStore:
+def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
     """Begins a store or takes it up, in every process.
 
     Args:
+      path: of the store, on a file system that all processes share.
       create: calls `store.create_store`; all processes pass equal arguments.
 
     Returns:
@@ -32,7 +33,7 @@ def take_up(create: Callable[[], ScoreStore]) -> ScoreStore:
     """
     if distributed.is_first():
         _collect(create())
-    distributed.barrier("store begun")
+    distributed.check_shared(path / "manifest.json")
     return create()
 
 

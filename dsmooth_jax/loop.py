@@ -11,6 +11,7 @@ In a workdir: checkpoints/latest (the newest two), checkpoints/best (what to cer
 metrics.jsonl. All processes of a run call `run`; the first one prints and writes.
 """
 
+import json
 import pathlib
 import sys
 import time
@@ -130,6 +131,11 @@ def run(
 
     step_fn = jax.jit(step_with, donate_argnums=0, out_shardings=everywhere)
     resumed = _resume(workdir, state, record)
+    keys = ("config", "fingerprints")
+    distributed.check_same("config", json.dumps({key: record[key] for key in keys}))
+    distributed.check_same(
+        f"checkpoints in {workdir}", f"step {int(resumed.state.step)}"
+    )
     state = distributed.replicate(resumed.state, mesh)
     key_data = distributed.replicate(jax.random.key_data(key), mesh)
     best, first, last = resumed.best, int(resumed.state.step), plan.num_steps

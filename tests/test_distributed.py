@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -201,7 +202,34 @@ def test_one_device_four_devices_and_two_processes_train_alike():
     np.testing.assert_allclose(losses, losses[[2] * 4], rtol=0, atol=1e-5)
 
 
+def test_machines_without_a_common_folder_or_config_are_told(tmp_path):
+    """A workdir on local disks, another config: an error in every process at once."""
+    code = """
+import pathlib
+index, _ = distributed.share()
+folder = pathlib.Path({path!r}) / str(index if {is_local} else 0)
+if index == 0:
+    folder.mkdir()
+    (folder / "config.json").touch()
+distributed.check_shared(folder / "config.json")
+distributed.check_same("config", "seed " + str(index))
+"""
+    for name, is_local, what in (
+        ("local", True, "different files at .*/config.json; here it is exists: "),
+        ("shared", False, "different config; here it is seed [01]: all need the same"),
+    ):
+        path = tmp_path / name
+        path.mkdir()
+        port = free_port()
+        program = code.format(path=str(path), is_local=is_local)
+        processes = [start(program, i, port=port) for i in (0, 1)]
+        for process in processes:
+            status, _, line = finish(process)
+            assert status == 1 and re.search(what, line), line
+
+
 SCORE = """
+import pathlib
 import numpy as np
 import dsmooth_jax as ds
 from dsmooth_jax import filling, store
@@ -209,7 +237,7 @@ rng = np.random.default_rng(0)
 images = rng.random((23, 6, 6, 1), np.float32)
 weights = rng.random((72, 3), np.float32)
 scores_fn = ds.masked_scores(lambda x: x.reshape(len(x), -1) @ weights, ds.Columns(2))
-opened = filling.take_up(lambda: store.create_store(
+opened = filling.take_up(pathlib.Path({path!r}), lambda: store.create_store(
     {path!r}, ablation=ds.Columns(2), image_shape=(6, 6, 1), num_classes=3,
     labels=np.arange(23) % 3, ids=np.arange(23).astype(str), made_by={{}},
     shard_size=4,
@@ -256,7 +284,7 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
             shard_size=2,
         )
 
-    opened = filling.take_up(create)
+    opened = filling.take_up(tmp_path / "scores", create)
     monkeypatch.setattr(distributed, "share", lambda: (1, 2))
     work = filling.fill(
         opened, np.zeros((6, 4, 4, 1)), lambda part: scores[: len(part)]
@@ -266,7 +294,7 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
     (tmp_path / "scores" / "scores-00002.npy.sha256").write_text("1234")
     monkeypatch.undo()
     assert create().missing == [0, 1, 2]
-    opened = filling.take_up(create)
+    opened = filling.take_up(tmp_path / "scores", create)
     assert opened.missing == [0, 2]
     assert not list((tmp_path / "scores").glob("*.sha256"))
     assert list(filling.fill(opened, images, lambda part: scores[: len(part)])) == [
