@@ -9,6 +9,7 @@ other patches, votings, settings, several patches at once. Written beside them: 
 (a row for each image), summary.json, certified_accuracy.png, and what else was asked.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -21,7 +22,16 @@ from absl import flags
 from tqdm import tqdm
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, cli, data, provenance, report, store
+from dsmooth_jax import (
+    checkpoint,
+    cli,
+    data,
+    distributed,
+    filling,
+    provenance,
+    report,
+    store,
+)
 from dsmooth_jax.ablation import ablation_to_json
 from dsmooth_jax.certificate import RULES, concatenate
 from dsmooth_jax.checks import check_count
@@ -57,9 +67,9 @@ flags.DEFINE_bool("maps", False, "Also: maps of where the first patch does most.
 flags.DEFINE_string("split", "test", "Which images: test, validation or train.")
 flags.DEFINE_integer("num_images", None, "Only so many, evenly spread over the split.")
 flags.DEFINE_string("out", None, "Where to write; WORKDIR/certify/SPLIT if unset.")
-flags.DEFINE_string(
-    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
-)
+flags.DEFINE_string("data_dir", None, "Where the data are; TFDS's own folder if unset.")
+cli.define_peers()
+flags.adopt_module_key_flags(cli)
 flags.DEFINE_bool("overwrite", False, "Score anew, whatever scores are there.")
 flags.DEFINE_integer("batch_size", 32, "Images scored at a time; speed only.")
 flags.DEFINE_integer("chunk_size", 8, "Ablations of each at a time; speed only.")
@@ -89,11 +99,19 @@ def main(_):
         out = pathlib.Path(FLAGS.out or scores.path.parent)
         answer(scores, parse_attacks(scores.ablation, scores.image_size), out)
         return
-    workdir = pathlib.Path(FLAGS.workdir)
+    with distributed.session(
+        distributed.Peers(**cli.peer_flags()), is_preemptible=False
+    ):
+        certify_workdir(pathlib.Path(FLAGS.workdir))
+
+
+def certify_workdir(workdir):
+    """Scores the images of a split, and asks their scores; all processes together."""
     smoothed = ds.load_smoothed(workdir, chunk_size=FLAGS.chunk_size)
     attacks = parse_attacks(smoothed.ablation, smoothed.image_shape[:2])
     scores = score_workdir(workdir, smoothed)
-    answer(scores, attacks, scores.path.parent)
+    if distributed.is_first():
+        answer(ds.open_scores(scores), attacks, scores.parent)
 
 
 def parse_attacks(ablation, image_size):
@@ -132,8 +150,10 @@ def score_workdir(workdir, smoothed):
         spread = np.arange(FLAGS.num_images) * len(images) // FLAGS.num_images
         images = images.take(spread)
     out = pathlib.Path(FLAGS.out or workdir / "certify" / FLAGS.split)
-    if FLAGS.overwrite:
+    is_first = distributed.is_first()
+    if FLAGS.overwrite and is_first:
         shutil.rmtree(out / "scores", ignore_errors=True)
+    distributed.barrier("old scores removed")
     is_new = not (out / "scores" / "manifest.json").exists()
     if is_new and not is_masked(smoothed.scores_fn):
         ds.check_locality(
@@ -142,8 +162,10 @@ def score_workdir(workdir, smoothed):
             smoothed.image_shape,
             batch_size=FLAGS.batch_size,
         )
-        print("checked: the score of each ablation depends on what it keeps, alone")
-    scores = store.create_store(
+        if is_first:
+            print("checked: the score of each ablation depends on what it keeps, alone")
+    create = functools.partial(
+        store.create_store,
         out / "scores",
         ablation=smoothed.ablation,
         image_shape=images.image_shape,
@@ -164,26 +186,32 @@ def score_workdir(workdir, smoothed):
             "versions": provenance.versions(),
         },
     )
-    todo = scores.missing
-    is_terminal = sys.stderr.isatty()
-    started = said = time.time()
-    num = 0  # images scored by this command
-    for shard in tqdm(todo, unit="shard", disable=not is_terminal):
-        part = images.images[scores.span(shard)]
-        scored = smoothed.score(part, batch_size=FLAGS.batch_size)
-        scores = store.write_shard(scores, shard, scored)
-        num += len(part)
-        if not is_terminal and time.time() - said > 10:
-            said = time.time()
-            rate = num / (said - started)
-            left = len(scores) - (shard + 1) * scores.shard_size
-            print(f"{num} scored, {rate:.1f} images/s, {left / rate:.0f} s to go")
-    if todo:
-        seconds = time.time() - started
-        print(f"scored {num} images in {seconds:.1f} s, {num / seconds:.1f} images/s")
-    else:
+    scores = filling.take_up(out / "scores", create)
+    if not (todo := scores.missing):
         print(f"found the scores of all {len(scores)} images in {scores.path}")
-    return scores
+        return scores.path
+    # Each process says how it gets on with its own share.
+    index, count = distributed.share()
+    total = sum(len(scores.labels[scores.span(s)]) for s in todo[index::count])
+    is_terminal = sys.stderr.isatty() and is_first
+    started = said = time.time()
+    num = 0  # images scored by this process
+    score = functools.partial(smoothed.score, batch_size=FLAGS.batch_size)
+    with tqdm(total=total, unit="image", disable=not is_terminal) as bar:
+        for done in filling.fill(scores, images.images, score):
+            num += done
+            bar.update(done)
+            if is_first and not is_terminal and time.time() - said > 10:
+                said = time.time()
+                rate = num / (said - started)
+                left = (total - num) / rate
+                print(f"{num} scored, {rate:.1f} images/s, {left:.0f} s to go")
+    if is_first:
+        seconds = time.time() - started
+        every = sum(len(scores.labels[scores.span(s)]) for s in todo)
+        rate = every / seconds
+        print(f"scored {every} images in {seconds:.1f} s, {rate:.1f} images/s")
+    return scores.path
 
 
 def answer(scores, attacks, out):
@@ -206,12 +234,14 @@ def answer(scores, attacks, out):
     base_accuracy = float(
         np.sum([ds.base_accuracy(p, scores.labels[s]) * len(p) for s, p in scores])
     ) / len(scores)
-    split = scores.made_by.get("data", {}).get("split", "unknown")
+    source = scores.made_by.get("data", {})
+    split, size = source.get("split", "unknown"), source.get("size")
     summary = {
         "num_images": len(scores),
         "split": split,
         "ablation": ablation_to_json(scores.ablation),
         "image_shape": list(scores.image_shape),
+        "resized_to": size,
         "voting": main_voting,
         **settings,
         "settings_chosen_on": scores.made_by.get("chosen_on", "not recorded"),
@@ -250,6 +280,11 @@ def answer(scores, attacks, out):
         "changes the\n(right) prediction. Placement rule; base accuracy of single "
         f"ablations {100 * base_accuracy:.1f} %."
     )
+    if size is not None:
+        print(
+            f"The data source resized the images to {size[0]}x{size[1]}: patches are "
+            "in pixels of the\nresized image, the one that this attacker changes."
+        )
     print(f"Written to {out}: {', '.join(written)}")
 
 

@@ -8,17 +8,16 @@ workdir then holds config.json, metrics.jsonl, curve.png and checkpoints/; certi
 takes it from there.
 """
 
+import functools
 import json
-import math
 import pathlib
+import signal
 import sys
 import time
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
-from tqdm import tqdm
 
 import dsmooth_jax as ds
 from dsmooth_jax import (
@@ -26,11 +25,15 @@ from dsmooth_jax import (
     checkpoint,
     cli,
     data,
+    distributed,
+    filling,
+    loop,
     losses,
     models,
     optimizers,
     provenance,
     report,
+    store,
     training,
 )
 from dsmooth_jax.ablation import ablation_from_json
@@ -40,11 +43,11 @@ from dsmooth_jax.voting import cast_votes
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
 flags.DEFINE_string("workdir", None, "Folder to write to, and to resume from.")
-flags.DEFINE_string(
-    "data_dir", None, "Where npz or TFDS data are; TFDS's own if unset."
-)
-
-LATEST = pathlib.Path("checkpoints", "latest")
+flags.DEFINE_string("data_dir", None, "Where the data are; TFDS's own folder if unset.")
+flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard, too (tensorboardX).")
+flags.DEFINE_integer("save_every", 1000, "Steps between checkpoints; safety only.")
+cli.define_peers()
+flags.adopt_module_key_flags(cli)
 
 
 def main(_):
@@ -54,10 +57,11 @@ def main(_):
             "--config=configs/mnist5k_columns.py --workdir=runs/mnist5k"
         )
     config = json.loads(FLAGS.config.to_json())
-    train(config, pathlib.Path(FLAGS.workdir), FLAGS.data_dir)
+    with distributed.session(distributed.Peers(**cli.peer_flags())):
+        train(config, pathlib.Path(FLAGS.workdir))
 
 
-def train(config, workdir, data_dir=None):
+def train(config, workdir):
     """Trains as a plain JSON config says; goes on with what lies in workdir."""
     for part, name in (
         ("train", "batch_size"),
@@ -69,110 +73,121 @@ def train(config, workdir, data_dir=None):
                 f"{part}.{name}={config[part][name]} must be positive, for example 1"
             )
     train_set, validation_set = (
-        data.load(split=split, data_dir=data_dir, **config["data"])
+        data.load(split=split, data_dir=FLAGS.data_dir, **config["data"])
         for split in ("train", "validation")
     )
+    distributed.check_batch_size(config["train"]["batch_size"])
     record = make_record(config, train_set, validation_set)
-    ablation = ablation_from_json(config["ablation"])
+    loop.refuse_other_settings(workdir, record)
+    settings, epochs = config["train"], config["train"]["epochs"]
+    epoch = len(train_set) / settings["batch_size"]  # steps, not always whole
+    plan = loop.Plan(
+        num_steps=round(epochs * epoch),
+        steps_per_epoch=epoch,
+        validate_every=config["validation"]["every_epochs"] * epoch,
+        save_every=FLAGS.save_every,
+        tensorboard=FLAGS.tensorboard,
+    )
     classifier = models.build(
         config["model"],
-        ablation=ablation,
+        ablation=ablation_from_json(config["ablation"]),
         image_shape=train_set.image_shape,
         num_classes=train_set.num_classes,
     )
-    batch_size, epochs = config["train"]["batch_size"], config["train"]["epochs"]
-    epoch = len(train_set) / batch_size  # steps, not always whole
     optimizer, schedule = optimizers.make_optimizer(
-        optimizers.OptimizerConfig(**config["train"]["optimizer"]),
+        optimizers.OptimizerConfig(**settings["optimizer"]),
         num_epochs=epochs,
         steps_per_epoch=epoch,
     )
-    loss = losses.LossConfig(**config["train"]["loss"])
-    ema_decay = config["train"]["ema_decay"]
-    train_step = training.make_train_step(
-        classifier,
-        optimizer,
-        augment.AugmentConfig(**config["train"]["augment"]),
-        loss,
-        touched=(
-            ds.touched(ablation, ds.Patch(*loss.patch), train_set.image_shape[:2])
-            if loss.name == "certified_margin"
-            else None
-        ),
-        ema_decay=ema_decay,
-    )
-    step_fn = jax.jit(train_step, donate_argnums=0)
+    train_step = make_step(config, classifier, optimizer, train_set.image_shape[:2])
     init_key, step_key = jax.random.split(jax.random.key(config["seed"]))
     given = None
-    if config["train"]["init_from"]:
-        folder = pathlib.Path(config["train"]["init_from"]) / BEST
+    if settings["init_from"]:
+        folder = pathlib.Path(settings["init_from"]) / BEST
         given, _ = checkpoint.restore(folder, jax.eval_shape(classifier.init, init_key))
         record["init_from"] = checkpoint.fingerprint(folder)
-    state = training.init_state(
-        classifier, optimizer, init_key, variables=given, has_average=ema_decay > 0
-    )
-    state, best = resume(workdir, state, record)
-    first, last = int(state.step), round(epochs * epoch)
-    if first >= last:
-        print(f"{workdir} is finished; {describe(best)}")
-        return
-
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    metrics = truncate_metrics(workdir / "metrics.jsonl", first)
-    interval = config["validation"]["every_epochs"] * epoch  # steps, not always whole
+    is_first = distributed.is_first()
+    if is_first:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("config.json", json.dumps(config, indent=2) + "\n"),
+            ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
+        ):
+            store.write_whole(workdir / name, text.encode())
+    distributed.check_shared(workdir / "config.json")
     start = time.time()
-    recent = []  # metrics since the last validation, on the device
-    bar = tqdm(
-        range(first, last),
-        initial=first,
-        total=last,
-        unit="step",
-        disable=not sys.stderr.isatty(),
+    outcome = loop.run(
+        workdir,
+        plan,
+        record,
+        training.init_state(
+            classifier,
+            optimizer,
+            init_key,
+            variables=given,
+            has_average=settings["ema_decay"] > 0,
+        ),
+        train_step,
+        functools.partial(read_batches, config, train_set),
+        lambda variables: validate(
+            classifier.scores_fn(variables), config, validation_set
+        ),
+        key=step_key,
+        learning_rate=schedule,
+        goodness=goodness,
+        describe=describe,
     )
-    for step in bar:
-        batch = data.batch_indices(
-            len(train_set), batch_size, seed=config["seed"], step=step
-        )
-        state, step_metrics = step_fn(
-            state, train_set.images[batch], train_set.labels[batch], step_key
-        )
-        recent.append(step_metrics)
-        done = step + 1
-        if done // interval == step // interval and done != last:
-            continue
-        means = {k: float(np.mean([m[k] for m in recent])) for k in recent[0]}
-        recent = []
-        if not math.isfinite(means["loss"]):
-            raise ValueError(
-                f"the loss became {means['loss']} before step {done}, at learning rate "
-                f"{float(schedule(step)):.3g}; the last good checkpoint is in "
-                f"{workdir / LATEST}; lower "
-                "--config.train.optimizer.learning_rate"
-            )
-        scores_fn = classifier.scores_fn(state.best_variables)
-        choice = validate(scores_fn, config, validation_set)
-        line = {"step": done, "epoch": done / epoch, **means, **choice}
-        line["learning_rate"] = float(schedule(step))
-        metrics.append(line)
-        with open(workdir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-        left = (time.time() - start) / (done - first) * (last - done)
-        tqdm.write(
-            f"epoch {line['epoch']:.0f}/{epochs}  loss {line['loss']:.3f}  "
-            f"{describe(choice)}  ({left:.0f} s to go)"
-        )
-        # The best first: a kill before the latest is saved repeats this very step.
-        if best is None or goodness(choice) >= goodness(best):
-            best = {"step": done, **choice}
-            if checkpoint.latest_step(workdir / BEST) != done:
-                checkpoint.save(
-                    workdir / BEST, done, state.best_variables, {**record, **best}
-                )
-        checkpoint.save(workdir / LATEST, done, state, {**record, "best": best})
-    report.write_figure(report.curve_figure(metrics), workdir / "curve.png")
-    print(f"best at step {best['step']}: {describe(best)}")
-    print(f"trained in {time.time() - start:.0f} s; everything is in {workdir}")
+    if not is_first:
+        return
+    if outcome.lines:
+        report.write_figure(report.curve_figure(outcome.lines), workdir / "curve.png")
+    best = outcome.best
+    if best is not None:
+        print(f"best at step {best['step']}: {describe(best)}")
+    if not outcome.num_taken:
+        print(f"{workdir} is finished")
+        return
+    if outcome.is_finished:
+        seconds = time.time() - start
+        print(f"trained in {seconds:.0f} s; everything is in {workdir}")
+        return
+    print(
+        f"stopped by SIGTERM and saved at step {outcome.step} of {plan.num_steps}; "
+        "give the same command again to go on"
+    )
+    sys.exit(128 + signal.SIGTERM)
+
+
+def make_step(config, classifier, optimizer, image_size):
+    """The pure train_step that a config describes."""
+    settings = config["train"]
+    loss = losses.LossConfig(**settings["loss"])
+    touched = None
+    if loss.name == "certified_margin":
+        ablation = ablation_from_json(config["ablation"])
+        touched = ds.touched(ablation, ds.Patch(*loss.patch), image_size)
+    return training.make_train_step(
+        classifier,
+        optimizer,
+        augment.AugmentConfig(**settings["augment"]),
+        loss,
+        touched=touched,
+        ema_decay=settings["ema_decay"],
+        precision=settings["precision"],
+        num_accumulated=settings["num_accumulated"],
+    )
+
+
+def read_batches(config, train_set, start, stop):
+    """This process's part of the batches of steps start..stop-1."""
+    return data.batches(
+        train_set,
+        config["train"]["batch_size"],
+        seed=config["seed"],
+        start=start,
+        stop=stop,
+        share=distributed.share(),
+    )
 
 
 def make_record(config, train_set, validation_set):
@@ -182,6 +197,7 @@ def make_record(config, train_set, validation_set):
         "ablation": config["ablation"],
         "image_shape": list(train_set.image_shape),
         "num_classes": train_set.num_classes,
+        "class_names": list(train_set.class_names),
         "data": config["data"],
         "fingerprints": {s.split: s.fingerprint for s in (train_set, validation_set)},
         "config": config,
@@ -189,45 +205,12 @@ def make_record(config, train_set, validation_set):
     }
 
 
-def resume(workdir, state, record):
-    """The newest checkpoint's state and best choice; the given state where none is."""
-    if checkpoint.latest_step(workdir / LATEST) is None:
-        return state, None
-    state, saved = checkpoint.restore(workdir / LATEST, state)
-    best = saved.pop("best")
-    unlike = provenance.describe_difference(
-        {k: saved[k] for k in ("config", "fingerprints")},
-        {k: record[k] for k in ("config", "fingerprints")},
-    )
-    if unlike:
-        raise ValueError(
-            f"{workdir} holds a run with other settings ({unlike}); give another "
-            "--workdir, or the settings of that run"
-        )
-    return state, best
-
-
-def truncate_metrics(path, step):
-    """Cuts off lines after the step that training resumes from; returns the rest."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # a kill while it was written: training repeats that step
-        if record["step"] <= step:
-            kept.append(record)
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    return kept
-
-
 def validate(scores_fn, config, validation_set):
     """Chooses threshold, strength and voting on validation images."""
     patch = ds.Patch(*config["validation"]["patch"])
     ablation = ablation_from_json(config["ablation"])
     touched = ds.touched(ablation, patch, validation_set.image_shape[:2])
-    scores = ds.score(scores_fn, validation_set.images)
+    scores = filling.score_together(scores_fn, validation_set.images)
     labels = validation_set.labels
     chosen = {
         "threshold": ds.choose_threshold(scores, labels, touched),

@@ -15,6 +15,8 @@ def get_config():
         train={
             "epochs": 32.0,
             "batch_size": 512,
+            "num_accumulated": 1,
+            "precision": "float32",
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 0.04,

@@ -20,6 +20,8 @@ def get_config():
         train={
             "epochs": 350,
             "batch_size": 128,
+            "num_accumulated": 1,
+            "precision": "float32",
             "optimizer": {
                 "name": "sgd",
                 "learning_rate": 0.1,

@@ -15,6 +15,8 @@ def get_config():
         train={
             "epochs": 150,
             "batch_size": 128,
+            "num_accumulated": 1,
+            "precision": "float32",
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 2e-3,

@@ -8,8 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from dsmooth_jax.questions import square_of_percent
 from dsmooth_jax.threat import Patch
@@ -46,6 +47,36 @@ def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
             )
         patches.append(Patch(int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(patches))
+
+
+def define_peers() -> None:
+    """Defines the flags by which the processes of one run find each other."""
+    flags.DEFINE_string(
+        "distributed",
+        None,
+        "auto: one of several processes on a TPU pod, under Slurm, Kubernetes or Open "
+        "MPI; the same command in each.",
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT where process 0 of several listens."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many there are, with coordinator.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_integer(
+        "peer_timeout", 120, "Seconds to wait for a process that does not answer."
+    )
+
+
+def peer_flags() -> dict[str, Any]:
+    """What these flags were given, by the names of `distributed.Peers`."""
+    values = flags.FLAGS
+    return {
+        "distributed": values.distributed,
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
+        "timeout": values.peer_timeout,
+    }
 
 
 def run(program: str, main: Callable[[list[str]], None]) -> None:

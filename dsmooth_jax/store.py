@@ -261,8 +261,8 @@ def create_store(
         if not path.is_dir() or {file.name for file in path.iterdir()} - own:
             raise StoreError(f"{path} holds something else; name a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    _write(path / "labels.npy", _npy(labels))
-    _write(path / "ids.npy", _npy(ids))
+    write_whole(path / "labels.npy", _npy(labels))
+    write_whole(path / "ids.npy", _npy(ids))
     _write_manifest(wanted)
     return wanted
 
@@ -273,6 +273,18 @@ def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore
     Raises:
       TypeError, ValueError: scores are not softmax scores [n, P, K] of this shard.
     """
+    return enter_shards(store, {shard: write_scores(store, shard, scores)})
+
+
+def enter_shards(store: ScoreStore, checksums: Mapping[int, str]) -> ScoreStore:
+    """Enters shards that are written into the manifest; returns the store with them."""
+    grown = dataclasses.replace(store, checksums={**store.checksums, **checksums})
+    _write_manifest(grown)
+    return grown
+
+
+def write_scores(store: ScoreStore, shard: int, scores: np.ndarray) -> str:
+    """Writes the file of a shard, not the manifest; returns its checksum."""
     span = store.span(shard)
     num_ablations = store.ablation.num_ablations(store.image_size)
     expected = (span.stop - span.start, num_ablations, store.num_classes)
@@ -283,11 +295,8 @@ def write_shard(store: ScoreStore, shard: int, scores: np.ndarray) -> ScoreStore
             f", of shard 0..{store.num_shards - 1}"
         )
     content = _npy(np.ascontiguousarray(checked, np.float32))
-    _write(store.path / _shard_name(shard), content)
-    checksums = {**store.checksums, shard: _sha256(content)}
-    grown = dataclasses.replace(store, checksums=checksums)
-    _write_manifest(grown)
-    return grown
+    write_whole(store.path / _shard_name(shard), content)
+    return _sha256(content)
 
 
 def _open(path: pathlib.Path) -> ScoreStore:
@@ -377,10 +386,10 @@ def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
 def _write_manifest(store: ScoreStore) -> None:
     manifest = _manifest(store)
     manifest["checksum"] = _sha256(json.dumps(manifest).encode())
-    _write(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
+    write_whole(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all."""
     partial = path.with_name(path.name + ".part")
     with open(partial, "wb") as file:

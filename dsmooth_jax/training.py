@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from dsmooth_jax import losses
 from dsmooth_jax.augment import AugmentConfig, augment
+from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.models import BaseClassifier, Variables
@@ -78,6 +79,8 @@ def make_train_step(
     *,
     touched: Bool[np.ndarray, "L P"] | None = None,
     ema_decay: float = 0.0,
+    precision: str = "float32",
+    num_accumulated: int = 1,
 ) -> TrainStep:
     """Builds the pure function (state, images, labels, key) -> (state, metrics).
 
@@ -92,19 +95,31 @@ def make_train_step(
       loss_config: cross-entropy if None.
       touched: the touched sets of the loss's patch; only a loss on the margin needs it.
       ema_decay: of the moving average, in [0, 1); for a state that has one.
+      precision: "bfloat16" to compute activations and gradients in it; parameters,
+        optimiser state, batch statistics and the loss stay float32.
+      num_accumulated: parts of a batch that are computed one after the other, >= 1; it
+        must divide B. Memory is that of a part, and the gradient the mean of theirs: of
+        a network without batch normalisation the gradient of the whole batch (up to
+        the random numbers, which each part draws for itself).
 
     Raises:
-      ValueError: a loss on the margin without touched sets.
+      ValueError: a loss on the margin without touched sets; a precision or a number of
+        parts that is none; when called, a batch that does not divide.
     """
+    check_choice("train.precision", precision, ("float32", "bfloat16"))
+    check_count("train.num_accumulated", num_accumulated)
+    compute_dtype = jnp.dtype(precision)
     loss_config = loss_config or LossConfig()
     is_margin = loss_config.name == "certified_margin"
     if is_margin and touched is None:
         raise ValueError("touched=None: a loss on the certified margin needs them")
 
-    def loss_fn(params, state, images, labels, key):
-        variables = {**state.variables, "params": params}
+    def loss_fn(params, batch_stats, images, labels, key):
+        params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
+        variables = {"params": params, "batch_stats": batch_stats}
         read = classifier.train_all_logits if is_margin else classifier.train_logits
         logits, batch_stats = read(variables, images, key)
+        logits = logits.astype(jnp.float32)
         loss = losses.cross_entropy(logits, labels, loss_config.label_smoothing)
         if is_margin:
             margins = losses.certified_margin(logits, labels, jnp.asarray(touched))
@@ -114,13 +129,50 @@ def make_train_step(
         accuracy = (logits.argmax(axis=-1) == labels[:, None]).mean()
         return loss, (batch_stats, accuracy)
 
+    def gradient_fn(variables, images, labels, key):
+        """(gradient, batch statistics, metrics) of one part of a batch."""
+        (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(
+            loss_fn, has_aux=True
+        )(variables["params"], variables["batch_stats"], images, labels, key)
+        return gradient, batch_stats, {"loss": loss, "accuracy": accuracy}
+
+    def accumulate(variables, images, labels, key):
+        """The means over all parts; batch statistics pass from one to the next."""
+        if len(images) % num_accumulated:
+            raise ValueError(
+                f"train.num_accumulated={num_accumulated} must divide the batch, "
+                f"{len(images)} images"
+            )
+
+        def part(carry, inputs):
+            batch_stats, sums = carry
+            gradient, batch_stats, metrics = gradient_fn(
+                {**variables, "batch_stats": batch_stats}, *inputs
+            )
+            return (batch_stats, jax.tree.map(jnp.add, sums, (gradient, metrics))), None
+
+        # Part i takes every n-th image from the i-th on: on several devices each image
+        # stays where it is.
+        images, labels = (
+            x.reshape(-1, num_accumulated, *x.shape[1:]).swapaxes(0, 1)
+            for x in (images, labels)
+        )
+        keys = jax.random.split(key, num_accumulated)
+        zeros = jax.tree.map(jnp.zeros_like, variables["params"])
+        nothing = {"loss": jnp.float32(0), "accuracy": jnp.float32(0)}
+        first = variables["batch_stats"], (zeros, nothing)
+        (batch_stats, sums), _ = jax.lax.scan(part, first, (images, labels, keys))
+        gradient, metrics = jax.tree.map(lambda leaf: leaf / num_accumulated, sums)
+        return gradient, batch_stats, metrics
+
     def train_step(state, images, labels, key):
         augment_key, ablate_key = jax.random.split(jax.random.fold_in(key, state.step))
         augmented = augment(augment_key, to_unit(images), augment_config)
         params = state.variables["params"]
-        (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(params, state, augmented, labels, ablate_key)
+        compute = gradient_fn if num_accumulated == 1 else accumulate
+        gradient, batch_stats, metrics = compute(
+            state.variables, augmented, labels, ablate_key
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         variables = {
             "params": optax.apply_updates(params, updates),
@@ -132,7 +184,6 @@ def make_train_step(
             step = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
             average = optax.incremental_update(variables, average, 1 - decay)
-        metrics = {"loss": loss, "accuracy": accuracy}
         return TrainState(state.step + 1, variables, opt_state, average), metrics
 
     return train_step

@@ -834,6 +834,27 @@ COMMANDS = {
         ["'vgg'", "small_cnn"],
     ),
     "train, no such data": ([*TRAIN, "--config.data.name=mnist6k"], ["mnist6k"]),
+    "train, no such precision": (
+        [*TRAIN, "--config.train.precision=float16"],
+        ["train.precision='float16'", "bfloat16"],
+    ),
+    "train, parts of no batch": (
+        [*TRAIN, "--config.train.num_accumulated=0"],
+        ["train.num_accumulated=0", ">= 1"],
+    ),
+    "train, saved never": ([*TRAIN, "--save_every=0"], ["--save_every=0", ">= 1"]),
+    "train, half a coordinator": (
+        [*TRAIN, "--coordinator=10.0.0.1:8476"],
+        ["--num_processes=None", "given together"],
+    ),
+    "train, no such cluster": (
+        [*TRAIN, "--distributed=slurm"],
+        ["--distributed=slurm", "must be auto"],
+    ),
+    "certify, no such process": (
+        [*TRAINED, "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+        ["--process_id=2", "0..1"],
+    ),
     "certify, no flag": (["certify.py"], ["--workdir", "--scores", DEMO]),
     "certify, both": ([*SCORED, DEMO], ["either", "--workdir", "--scores"]),
     "certify, unknown flag": ([*SCORED, "--patch=2x2"], ["patch", "help"]),

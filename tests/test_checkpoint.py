@@ -300,3 +300,91 @@ def test_import_loads_no_orbax():
     code = "import sys, dsmooth_jax.checkpoint; assert 'orbax' not in sys.modules"
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def damage(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def largest_file(folder):
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_a_damaged_newest_is_named_and_the_one_before_used(tmp_path, is_partial):
+    """A flipped bit, or half a folder: the older checkpoint, and room for new ones."""
+    rng = np.random.default_rng(0)
+    trees = [{"w": rng.random((40, 30), np.float32)} for _ in range(3)]
+    for step, tree in enumerate(trees, start=1):
+        checkpoint.save(tmp_path, step, tree, {"step": step}, keep=3)
+    tree, metadata, problems = checkpoint.restore_newest(tmp_path, trees[0])
+    assert metadata == {"step": 3} and problems == ()
+    if is_partial:
+        shutil.rmtree(tmp_path / "3" / "state")
+    else:
+        damage(largest_file(tmp_path / "3"))
+    (tmp_path / "2" / "_CHECKPOINT_METADATA").unlink()
+    tree, metadata, problems = checkpoint.restore_newest(tmp_path, trees[0])
+    assert metadata == {"step": 1}
+    assert_same(trees[0], tree)
+    assert [str(tmp_path / str(step)) in problems[3 - step] for step in (3, 2)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.damaged", "3.damaged"]
+    checkpoint.save(tmp_path, 2, trees[1], {"step": 2})
+    assert checkpoint.restore_newest(tmp_path, trees[0])[1] == {"step": 2}
+    # A whole checkpoint of another model is no damage: nothing older is taken for it.
+    with pytest.raises(CheckpointError, match="is not of this model"):
+        checkpoint.restore_newest(tmp_path, {"w": jnp.zeros(3)})
+
+
+def test_where_nothing_is_whole_all_is_left_as_it_is(tmp_path):
+    """The last word on damage is an error, not a run that begins anew."""
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        checkpoint.restore_newest(tmp_path, {"w": jnp.zeros(2)})
+    checkpoint.save(tmp_path, 1, {"w": jnp.ones((30, 30))}, {})
+    damage(largest_file(tmp_path / "1"))
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
+        checkpoint.restore_newest(tmp_path, {"w": jnp.zeros((30, 30))})
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+def test_discard_after_leaves_what_is_at_or_before(tmp_path):
+    """A run that goes on from an older step makes the later ones again."""
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, {"w": jnp.ones(2)}, {}, keep=3)
+    checkpoint.discard_after(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+    checkpoint.discard_after(tmp_path / "none", 2)
+
+
+SAVE_ON_A_FULL_DISK = """
+import resource, sys
+import numpy as np
+from dsmooth_jax import checkpoint
+
+tree = {"w": np.random.default_rng(0).random((300, 1000), np.float32)}
+checkpoint.save(sys.argv[1], 1, tree, {})
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+try:
+    checkpoint.save(sys.argv[1], 2, tree, {})
+except checkpoint.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_the_old_checkpoint_kept(tmp_path):
+    """No file may grow (as on a full disk): the error says so, step 1 is whole."""
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_ON_A_FULL_DISK, str(tmp_path)],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "of step 2 cannot be written" in done.stdout
+    assert "File too large" in done.stdout and "step 1 is still whole" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    checkpoint.restore(tmp_path, {"w": jnp.zeros((300, 1000))})

@@ -335,7 +335,7 @@ def test_npz_files_are_found_by_name_and_read_in_both_forms(tmp_path):
         }
         found = load[tmp_path]
         assert len(found) == num and found.image_shape == (6, 5, 3)
-        assert found.num_classes == 3 and found.class_names is None
+        assert found.num_classes == 3 and found.class_names == ()
         np.testing.assert_array_equal(found.labels, found.images[:, 0, 0, 0] % 3)
         assert found.ids[0].startswith("shapes_test_" if num == 5 else "shapes_train_")
         assert found.fingerprint == load[plain].fingerprint

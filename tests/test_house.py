@@ -25,15 +25,19 @@ DEVICE_SIDE += [
     "models.bandnet",
     "models",
     "data.sampling",
+    "data.images",
     "data.dataset",
+    "data.files",
     "data.sources",
+    "data.batches",
     "data",
     "augment",
     "optimizers",
     "losses",
     "training",
 ]
-DEVICE_SIDE += ["checkpoint", "smoothed"]
+DEVICE_SIDE += ["trees", "checkpoint", "smoothed", "distributed", "filling"]
+DEVICE_SIDE += ["journal", "loop"]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]

@@ -245,3 +245,20 @@ def test_a_network_that_leaks_is_refused_before_the_first_image(
     assert "the score of ablation 0 depends on the pixel at row" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_resized_images_are_the_attackers_and_the_output_says_so(run_script, tmp_path):
+    """A patch on a resized image is no patch on the file: summary and table say so."""
+    scores = np.full((3, 8, 2), 0.5, np.float32)
+    ds.save_scores(
+        tmp_path / "scores",
+        scores,
+        ablation=ds.Columns(2),
+        image_shape=(8, 8, 3),
+        labels=[0, 1, 0],
+        made_by={"data": {"name": "photographs", "split": "test", "size": [8, 8]}},
+    )
+    done = run_script("certify.py", f"--scores={tmp_path / 'scores'}", "--patches=2x2")
+    assert "resized the images to 8x8: patches are in pixels of the" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["resized_to"] == [8, 8]

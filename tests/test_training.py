@@ -205,13 +205,95 @@ def test_a_run_starts_from_given_variables():
         jax.tree.map(np.testing.assert_array_equal, found, given)
 
 
+def step_of(classifier, num_steps=1, images=None, **settings):
+    """(state, metrics) after some steps, and the function itself."""
+    optimizer, _ = optimizers.make_optimizer(
+        OptimizerConfig("sgd", 0.05), num_epochs=1, steps_per_epoch=30
+    )
+    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    step = training.make_train_step(
+        classifier, optimizer, AugmentConfig(shift=1), **settings
+    )
+    compiled = jax.jit(step)
+    for _ in range(num_steps):
+        state, metrics = compiled(state, *batch(), jax.random.key(1))
+    return state, metrics, step
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    """Without batch normalisation and random ablations: the same step, to rounding."""
+    classifier = small_classifier()
+    every = dataclasses.replace(classifier, train_logits=classifier.train_all_logits)
+    whole, metrics, _ = step_of(every)
+    parts, found, _ = step_of(every, num_accumulated=3)
+    for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    with pytest.raises(ValueError, match="num_accumulated=5 must divide the batch, 12"):
+        step_of(every, num_accumulated=5)
+    with pytest.raises(ValueError, match="num_accumulated=0 must be >= 1"):
+        step_of(every, num_accumulated=0)
+
+
+def test_parts_of_a_batch_take_the_memory_of_a_part():
+    """What accumulation is for: the temporaries of the compiled step shrink."""
+    classifier = models.build(
+        {"name": "bandnet", "width": 8, "depth": 2, "crops": 2},
+        ablation=ds.Columns(4),
+        image_shape=SHAPE,
+        num_classes=3,
+    )
+    images, labels = batch(64)
+    sizes = []
+    for num in (1, 4):
+        state, _, step = step_of(classifier, num_accumulated=num)
+        compiled = jax.jit(step).lower(state, images, labels, jax.random.key(0))
+        memory = compiled.compile().memory_analysis()
+        sizes.append(memory.temp_size_in_bytes)
+    assert sizes[1] < sizes[0] / 2
+    # Batch statistics pass through every part: one update each.
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", ["bandnet", "resnet18"])
+def test_bfloat16_computes_and_float32_keeps(name):
+    """Convolutions run in bfloat16; parameters, statistics and loss stay float32."""
+    sizes = {"bandnet": {"depth": 2}, "resnet18": {"stem": "cifar"}}
+    spec = {"name": name, "width": 8, **sizes[name]}
+    classifier = models.build(
+        spec, ablation=ds.Columns(4), image_shape=SHAPE, num_classes=3
+    )
+    exact, metrics, _ = step_of(classifier)
+    state, found, step = step_of(classifier, precision="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {
+        np.dtype(np.float32),
+        np.dtype(np.int32),
+    }
+    assert found["loss"].dtype == jnp.float32
+    program = str(jax.make_jaxpr(step)(state, *batch(), jax.random.key(0)))
+    kernels = [x for x in program.split("\n") if "= conv_general_dilated" in x]
+    assert kernels and all(":bf16[" in line for line in kernels)
+    assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=0.05)
+    assert float(found["loss"]) != float(metrics["loss"])
+    exact_stats, stats = (s.variables["batch_stats"] for s in (exact, state))
+    for a, b in zip(*map(jax.tree.leaves, (exact_stats, stats)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.1, atol=0.02)
+    with pytest.raises(ValueError, match=r"train.precision='float16' must be one of"):
+        step_of(classifier, precision="float16")
+
+
 CONFIGS = [
+    "cifar10_blocks12_resnet18",
     "cifar10_columns4",
     "cifar10_columns4_margin",
     "cifar10_columns4_resnet18",
+    "fashion_mnist_columns",
+    "imagenet_columns25_bandnet",
+    "imagenet_columns25_resnet50",
     "mnist5k_columns",
     "mnist5k_columns_small_cnn",
     "mnist5k_smoke",
+    "mnist_columns2",
 ]
 
 
@@ -221,12 +303,15 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     module = importlib.import_module(f"configs.{name}")
     assert f"--config=configs/{name}.py" in module.__doc__
     config = json.loads(module.get_config().to_json())
-    shape = {"mnist5k": (28, 28, 1), "cifar10": (32, 32, 3)}[config["data"]["name"]]
+    grey = dict.fromkeys(("mnist5k", "mnist", "fashion_mnist"), (28, 28, 1))
+    shapes = {**grey, "cifar10": (32, 32, 3), "imagenet2012": (299, 299, 3)}
+    shape = shapes[config["data"]["name"]]
+    num_classes = 1000 if shape[0] == 299 else 10
     classifier = models.build(
         config["model"],
         ablation=ablation_from_json(config["ablation"]),
         image_shape=shape,
-        num_classes=10,
+        num_classes=num_classes,
     )
     optimizer, _ = optimizers.make_optimizer(
         OptimizerConfig(**config["train"]["optimizer"]),
@@ -244,6 +329,8 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
         loss,
         touched=ds.touched(ablation, ds.Patch(*loss.patch), shape[:2]),
         ema_decay=ema_decay,
+        precision=config["train"]["precision"],
+        num_accumulated=config["train"]["num_accumulated"],
     )
 
     state = training.init_state(
@@ -253,7 +340,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     real_labels = jax.ShapeDtypeStruct(real.shape[:1], jnp.int32)
     after, _ = jax.eval_shape(step, state, real, real_labels, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    images, labels = batch(2, shape, 10)
+    images, labels = batch(2, shape, num_classes)
     fast = {"xla_backend_optimization_level": 0}
     step = jax.jit(step, compiler_options=fast)
     state, metrics = step(state, images, labels, jax.random.key(1))

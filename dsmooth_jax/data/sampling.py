@@ -84,13 +84,28 @@ def batch_indices(
         if value < least:
             raise ValueError(f"{argument}={value} must be at least {least}")
     start = step * batch_size
-    epochs, offsets = np.divmod(
-        np.arange(start, start + batch_size, dtype=np.int64), num_examples
-    )
-    indices = np.empty(batch_size, np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+    positions = np.arange(start, start + batch_size, dtype=np.int64)
+    return stream_indices(positions, num_examples, seed=seed)
+
+
+def stream_indices(
+    positions: Int64[np.ndarray, " M"], num_examples: int, *, seed: int
+) -> Int64[np.ndarray, " M"]:
+    """Which images are at some positions of the endless stream of epochs.
+
+    Args:
+      positions: From 0, ascending, int64 [M].
+      num_examples: N, at least 1.
+      seed: At least 0.
+
+    Returns:
+      Indices in 0..N-1, int64 [M].
+    """
+    epochs, offsets = np.divmod(positions, num_examples)
+    indices = np.empty(len(positions), np.int64)
+    for epoch in np.unique(epochs):
         is_here = epochs == epoch
-        order = _epoch_permutation(num_examples, seed, epoch)
+        order = _epoch_permutation(num_examples, seed, int(epoch))
         indices[is_here] = order[offsets[is_here]]
     return indices
 

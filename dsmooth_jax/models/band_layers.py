@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dsmooth_jax.models.base import keep_dtypes
+
 Kernel: TypeAlias = tuple[int, int]
 """(extent, dilation) of a convolution along one axis, in pixels of the image."""
 
@@ -235,7 +237,9 @@ class _Conv(nnx.Module):
 
 
 def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
+    return nnx.BatchNorm(
+        channels, momentum=0.9, epsilon=1e-5, promote_dtype=keep_dtypes, rngs=rngs
+    )
 
 
 def _halvings(length: int, depth: int) -> tuple[Step, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
@@ -37,7 +38,8 @@ class Network:
         batch statistics are used and no input sees another.
       train_logits: (variables, inputs [M, ...]) -> (logits [M, K], batch_stats), in
         training mode: the statistics of these inputs are used, and the running ones,
-        updated, are returned in the form of `variables["batch_stats"]`.
+        updated, are returned in the form of `variables["batch_stats"]`. Parameters in
+        bfloat16 are computed with in bfloat16, and batch statistics in float32.
 
     The last two can be traced (jit, grad, vmap) and raise ValueError for variables
     that are not this network's.
@@ -91,7 +93,7 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
     def merge(graph: Any, variables: Variables) -> Any:
         # nnx.merge pairs leaves by order and looks neither at names nor at shapes.
-        _check_variables(variables, abstract)
+        _check_variables(_as_float32(variables), abstract)
         return nnx.merge(graph, variables["params"], variables["batch_stats"])
 
     def init(key: Key[Array, ""]) -> Variables:
@@ -104,7 +106,13 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
         variables: Variables, inputs: Float[Array, "M ..."]
     ) -> tuple[Logits, dict[str, Any]]:
         module = merge(train_graph, variables)
-        outputs = module(inputs)
+        dtype = jax.tree.leaves(variables["params"])[0].dtype
+        if dtype == jnp.float32:
+            outputs = module(inputs)
+        else:
+            # Statistics in float32 meet what is normalised, on purpose.
+            with jax.numpy_dtype_promotion("standard"):
+                outputs = module(inputs.astype(dtype))
         return outputs, _variables(module)["batch_stats"]
 
     options = {"xla_backend_optimization_level": 0}
@@ -164,6 +172,23 @@ def check_task(image_shape: Sequence[int], num_classes: int) -> None:
         )
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes} must be >= 2")
+
+
+def keep_dtypes(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    """For `nnx.BatchNorm`: float32 statistics do not make float32 of bfloat16."""
+    return arrays
+
+
+def _as_float32(variables: Variables) -> Variables:
+    """The form of variables, bfloat16 as the float32 that it is kept in."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+            if getattr(leaf, "dtype", None) == jnp.bfloat16
+            else leaf
+        ),
+        variables,
+    )
 
 
 def _variables(module: nnx.Module) -> Variables:

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dsmooth_jax.models.base import Network, check_task, network
+from dsmooth_jax.models.base import Network, check_task, keep_dtypes, network
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 STEMS = ("cifar", "imagenet")
@@ -171,4 +171,6 @@ def _conv(
 
 def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     # PyTorch writes the same momentum as 0.1.
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, rngs=rngs)
+    return nnx.BatchNorm(
+        channels, momentum=0.9, epsilon=1e-5, promote_dtype=keep_dtypes, rngs=rngs
+    )

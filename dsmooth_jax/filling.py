@@ -1,0 +1,104 @@
+"""A store of scores that several processes fill: each its own shards, one manifest.
+
+Process i of n scores every n-th of the missing shards, from the i-th on, and leaves the
+checksum of each beside it. The first process enters them into the manifest, when all
+are done or when the store is taken up again; nothing but the files passes between them,
+so a process that is killed loses a shard at most. Alone, a process enters each shard as
+it is written.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dsmooth_jax import distributed
+from dsmooth_jax.data import read_ahead
+from dsmooth_jax.scoring import ScoresFn, score
+from dsmooth_jax.store import ScoreStore, enter_shards, write_scores
+from dsmooth_jax.types import Scores
+
+
+def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
+    """Begins a store or takes it up, in every process.
+
+    Args:
+      path: of the store, on a file system that all processes share.
+      create: calls `store.create_store`; all processes pass equal arguments.
+
+    Returns:
+      The store with all shards that are whole.
+    """
+    if distributed.is_first():
+        _collect(create())
+    distributed.check_shared(path / "manifest.json")
+    return create()
+
+
+def fill(
+    scores: ScoreStore, images: Any, score_fn: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[int]:
+    """Scores what is missing, this process its share of it.
+
+    Args:
+      scores: the store, from `take_up`.
+      images: [N, H, W, C], an array, or `data.StoredImages`.
+      score_fn: images of a shard [n, H, W, C] -> scores [n, P, K].
+
+    Yields:
+      For each shard, once it is written, the images in it.
+    """
+    index, count = distributed.share()
+    mine = scores.missing[index::count]
+    parts = read_ahead(images, [scores.span(shard) for shard in mine])
+    for shard, part in zip(mine, parts, strict=True):
+        checksum = write_scores(scores, shard, score_fn(part))
+        if count == 1:
+            scores = enter_shards(scores, {shard: checksum})
+        else:
+            _beside(scores, shard).write_text(checksum)
+        yield len(part)
+    distributed.barrier("store filled")
+    if distributed.is_first():
+        _collect(scores)
+
+
+def score_together(scores_fn: ScoresFn, images: Any, *, batch_size: int = 32) -> Scores:
+    """Scores images as `scoring.score`, each process a part; all get all scores.
+
+    Args:
+      scores_fn: as of `scoring.score`.
+      images: [N, H, W, C], an array, or `data.StoredImages`.
+      batch_size: as of `scoring.score`.
+
+    Returns:
+      NumPy float32 [N, P, K], the same in every process.
+    """
+    index, count = distributed.share()
+    size = -(-len(images) // count)
+    mine = images[index * size : (index + 1) * size]
+    # Parts must be of one size to be put together.
+    padded = np.pad(mine, [(0, size - len(mine))] + [(0, 0)] * 3)
+    scores = score(scores_fn, padded, batch_size=batch_size)
+    if count > 1:
+        scores = multihost_utils.process_allgather(scores, tiled=True)
+    return scores[: len(images)]
+
+
+def _collect(scores: ScoreStore) -> ScoreStore:
+    """Enters the shards that lie beside the manifest."""
+    beside = {shard: _beside(scores, shard) for shard in range(scores.num_shards)}
+    found = {s: path.read_text() for s, path in beside.items() if path.exists()}
+    # A kill may cut the checksum short: that shard is scored again.
+    whole = {s: checksum for s, checksum in found.items() if len(checksum) == 64}
+    if whole:
+        scores = enter_shards(scores, whole)
+    for shard in found:
+        beside[shard].unlink()
+    return scores
+
+
+def _beside(scores: ScoreStore, shard: int) -> pathlib.Path:
+    return scores.path / f"scores-{shard:05d}.npy.sha256"

@@ -1,0 +1,370 @@
+"""A training run in a workdir: it survives being killed, and ends where it would have.
+
+Everything that a run's future depends on is in its newest checkpoint (parameters,
+optimiser, average, the metrics since the last validation, the best so far) or follows
+from the step's number (batches, random numbers). So a run that is killed anywhere, also
+while it saves, and started again goes on from there and ends bit for bit as if it had
+not been killed, on as many devices of the same kind. On other devices it goes on, too,
+and says that it does not.
+
+In a workdir: checkpoints/latest (the newest two), checkpoints/best (what to certify),
+metrics.jsonl. All processes of a run call `run`; the first one prints and writes.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Key
+from tqdm import tqdm
+
+from dsmooth_jax import checkpoint, distributed, journal, provenance
+from dsmooth_jax.checkpoint import DamagedCheckpointError
+from dsmooth_jax.checks import check_range
+from dsmooth_jax.data import Batch
+from dsmooth_jax.models import Variables
+from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.training import TrainState, TrainStep
+
+LATEST = pathlib.Path("checkpoints", "latest")
+_READ_EVERY = 100  # steps between two readings of metrics from the device
+
+Choice = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, and what it does on the way.
+
+    Attributes:
+      num_steps: of the whole run, >= 1.
+      steps_per_epoch: > 0, not always whole.
+      validate_every: steps from one validation to the next, > 0, not always whole.
+      save_every: steps from one checkpoint to the next, >= 1, besides those after each
+        validation; it changes nothing but what a kill costs.
+      tensorboard: whether to log for TensorBoard, too.
+    """
+
+    num_steps: int
+    steps_per_epoch: float
+    validate_every: float
+    save_every: int = 1000
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("num_steps", self.num_steps, least=1)
+        check_range("steps_per_epoch", self.steps_per_epoch, above=0)
+        check_range("validate_every", self.validate_every, above=0)
+        check_range("--save_every", self.save_every, least=1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run got.
+
+    Attributes:
+      step: steps taken, by this command and those before it.
+      num_taken: steps taken by this command.
+      is_finished: whether that is all of them; if not, SIGTERM asked to stop.
+      best: the choice of the best validation so far, None before the first.
+      lines: of metrics.jsonl.
+    """
+
+    step: int
+    num_taken: int
+    is_finished: bool
+    best: Choice | None
+    lines: list[dict[str, Any]]
+
+
+def run(
+    workdir: pathlib.Path,
+    plan: Plan,
+    record: Mapping[str, Any],
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Callable[[int, int], Iterator[Batch]],
+    validate: Callable[[Variables], Choice],
+    *,
+    key: Key[Array, ""],
+    learning_rate: Callable[[int], Any],
+    goodness: Callable[[Choice], tuple[float, ...]],
+    describe: Callable[[Choice], str],
+) -> Outcome:
+    """Trains; goes on with what lies in the workdir.
+
+    Args:
+      workdir: made if missing.
+      plan: how long, how often.
+      record: what every checkpoint says of the run, plain JSON. "config" and
+        "fingerprints" must be those of the run in the workdir.
+      state: the first one.
+      train_step: pure.
+      batches: (first step, one more than the last) -> this process's part of each.
+      validate: variables -> plain JSON, the same in all processes.
+      key: the run's, of JAX's default kind.
+      learning_rate: of a step, to report it.
+      goodness: of a choice; the highest is the best, the later one of equals.
+      describe: a choice in a few words.
+
+    Raises:
+      CheckpointError: a checkpoint cannot be read or written; the message says what is
+        left.
+      ValueError: the workdir holds a run with other settings; the loss or a parameter
+        is no longer finite, the message says since which step.
+    """
+    refuse_other_settings(workdir, record)
+    is_first = distributed.is_first()
+    mesh = distributed.batch_mesh()
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def step_with(state: TrainState, images: Array, labels: Array, data: Array) -> Any:
+        return train_step(state, images, labels, jax.random.wrap_key_data(data))
+
+    step_fn = jax.jit(step_with, donate_argnums=0, out_shardings=everywhere)
+    resumed = _resume(workdir, state, record)
+    keys = ("config", "fingerprints")
+    distributed.check_same("config", json.dumps({key: record[key] for key in keys}))
+    distributed.check_same(
+        f"checkpoints in {workdir}", f"step {int(resumed.state.step)}"
+    )
+    state = distributed.replicate(resumed.state, mesh)
+    key_data = distributed.replicate(jax.random.key_data(key), mesh)
+    best, first, last = resumed.best, int(resumed.state.step), plan.num_steps
+    metrics_path = workdir / "metrics.jsonl"
+    lines = journal.cut(metrics_path, first) if is_first else []
+    if first >= last:
+        return Outcome(first, 0, True, best, lines)
+
+    means = resumed.means
+    begun = time.time()
+    logs = workdir / "tensorboard" if plan.tensorboard and is_first else None
+    steps = tqdm(
+        range(first, last),
+        initial=first,
+        total=last,
+        unit="step",
+        disable=not (sys.stderr.isatty() and is_first),
+    )
+    with (
+        distributed.stop_requested() as stop_requested,
+        journal.tensorboard(logs, first) as log,
+    ):
+        for step, (images, labels) in zip(steps, batches(first, last), strict=True):
+            batch = distributed.spread((images, labels.astype(np.int32)), mesh)
+            state, metrics = step_fn(state, *batch, key_data)
+            means.unread.append(metrics)
+            done = step + 1
+            is_validated = done == last or _passes(done, plan.validate_every)
+            stops = stop_requested(done)
+            is_saved = is_validated or stops or done % plan.save_every == 0
+            if is_saved or len(means.unread) >= _READ_EVERY:
+                means.read(done, learning_rate, workdir)
+            if is_saved:
+                _check_finite(state, done, learning_rate, workdir)
+            is_best = False
+            if is_validated:
+                choice = validate(_local(state.best_variables))
+                line = {"step": done, "epoch": done / plan.steps_per_epoch}
+                line |= {**means.values(), **choice}
+                line["learning_rate"] = float(learning_rate(step))
+                means = Means()
+                lines.append(line)
+                is_best = best is None or goodness(choice) >= goodness(best)
+                best = {"step": done, **choice} if is_best else best
+                if is_first:
+                    journal.append(metrics_path, line)
+                    log(line)
+                    left = (time.time() - begun) / (done - first) * (last - done)
+                    tqdm.write(
+                        f"epoch {line['epoch']:.4g}  loss {line['loss']:.3f}  "
+                        f"{describe(choice)}  ({left:.0f} s to go)"
+                    )
+            if is_saved:
+                saved = {**record, "best": best, "means": means.to_json()}
+                saved["devices"] = _devices()
+                checkpoint.save(workdir / LATEST, done, state, saved, keep=2)
+            if is_best:
+                _save_best(workdir, state, record, best)
+            if stops and done < last:
+                return Outcome(done, done - first, False, best, lines)
+    return Outcome(last, last - first, True, best, lines)
+
+
+class Means:
+    """Means of the metrics of each step since the last validation.
+
+    Sums are float64 and grow step by step, so that when they are read from the device
+    or from a checkpoint makes no difference.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
+        self.sums, self.count = dict(sums or {}), count
+        self.unread: list[dict[str, Array]] = []  # still on the device
+
+    def read(
+        self, done: int, learning_rate: Callable[[int], Any], workdir: pathlib.Path
+    ) -> None:
+        """Adds what is unread; `done` steps are.
+
+        Raises:
+          ValueError: a metric is not finite; the message names the step.
+        """
+        first = done - len(self.unread)
+        for step, metrics in enumerate(jax.device_get(self.unread), start=first):
+            for name, value in metrics.items():
+                if not np.isfinite(value):
+                    what = f"the {name} became {float(value)}"
+                    raise _diverged(what, step, learning_rate, workdir)
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.count += 1
+        self.unread = []
+
+    def values(self) -> dict[str, float]:
+        """The means."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"sums": self.sums, "count": self.count}
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    state: TrainState
+    best: Choice | None
+    means: Means
+
+
+def refuse_other_settings(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Raises ValueError where the workdir holds a run of other settings or data.
+
+    Nothing is read but the newest checkpoint's JSON; a damaged one is passed over.
+    """
+    for step in reversed(checkpoint.steps(workdir / LATEST)):
+        try:
+            saved = checkpoint.read_metadata(workdir / LATEST, step=step)
+        except DamagedCheckpointError:
+            continue
+        keys = ("config", "fingerprints")
+        if unlike := provenance.describe_difference(
+            {key: saved[key] for key in keys}, {key: record[key] for key in keys}
+        ):
+            raise ValueError(
+                f"{workdir} holds a run with other settings ({unlike}); give another "
+                "--workdir, or the settings of that run"
+            )
+        return
+
+
+def _resume(
+    workdir: pathlib.Path, state: TrainState, record: Mapping[str, Any]
+) -> _Resumed:
+    """What the newest whole checkpoint holds; the given state where there is none."""
+    if not checkpoint.steps(workdir / LATEST):
+        return _Resumed(state, None, Means())
+    state, saved, problems = checkpoint.restore_newest(workdir / LATEST, state)
+    step, best = int(state.step), saved["best"]
+    notes = [f"{problem}; it is set aside" for problem in problems]
+    if problems:
+        notes.append(f"going on from step {step}, the newest that is whole")
+    if saved["devices"] != _devices():
+        unlike = provenance.describe_difference(saved["devices"], _devices())
+        notes.append(
+            f"going on on other devices ({unlike}): correct, but not bit-identical to "
+            "a run that stays on its devices"
+        )
+    checkpoint.discard_after(workdir / BEST, step)
+    if best is not None and not _is_whole(workdir / BEST, best["step"], state):
+        checkpoint.set_aside(workdir / BEST, after=best["step"] - 1)
+        if best["step"] == step:  # killed between saving it as latest and as best
+            _save_best(workdir, state, record, best)
+        else:
+            best = None
+            notes.append(
+                f"the best checkpoint so far in {workdir / BEST} is gone or damaged: "
+                "the best is chosen among the validations still to come"
+            )
+    if distributed.is_first():
+        for note in notes:
+            print(note, file=sys.stderr)
+    return _Resumed(state, best, Means(**saved["means"]))
+
+
+def _is_whole(directory: pathlib.Path, step: int, state: TrainState) -> bool:
+    if step not in checkpoint.steps(directory):
+        return False
+    try:
+        checkpoint.restore(directory, state.best_variables, step=step)
+    except DamagedCheckpointError:
+        return False
+    return True
+
+
+def _save_best(
+    workdir: pathlib.Path,
+    state: TrainState,
+    record: Mapping[str, Any],
+    best: Choice | None,
+) -> None:
+    assert best is not None
+    saved = {**record, **best}
+    checkpoint.save(workdir / BEST, best["step"], state.best_variables, saved)
+
+
+def _check_finite(
+    state: TrainState,
+    done: int,
+    learning_rate: Callable[[int], Any],
+    workdir: pathlib.Path,
+) -> None:
+    """Raises before a state that can only give NaN takes the place of a good one."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if is_float and not np.isfinite(np.asarray(leaf)).all():
+            what = f"{jax.tree_util.keystr(path)} is no longer finite"
+            raise _diverged(what, done - 1, learning_rate, workdir)
+
+
+def _diverged(
+    what: str,
+    step: int,
+    learning_rate: Callable[[int], Any],
+    workdir: pathlib.Path,
+) -> ValueError:
+    newest = checkpoint.latest_step(workdir / LATEST)
+    good = "there is no checkpoint yet"
+    if newest is not None:
+        good = f"the last good checkpoint is step {newest} in {workdir / LATEST}"
+    rate = float(learning_rate(step))
+    return ValueError(
+        f"{what} in step {step + 1}, at learning rate {rate:.3g}; {good}; begin anew "
+        "in another --workdir with a lower "
+        "--config.train.optimizer.learning_rate"
+    )
+
+
+def _passes(done: int, interval: float) -> bool:
+    """Whether the last of these steps completes an interval (which may be 2.5)."""
+    return done // interval > (done - 1) // interval
+
+
+def _local(variables: Variables) -> Variables:
+    """Variables that this process's devices alone can compute with."""
+    return jax.tree.map(np.asarray, variables) if jax.process_count() > 1 else variables
+
+
+def _devices() -> dict[str, Any]:
+    return {
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }
