@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from dsmooth_jax.certificate import RULES, Certificate, Rule, certify
+from dsmooth_jax.types import PerAblation, PerImageFlag
 from dsmooth_jax.voting import (
     GRADES,
     Voting,
@@ -96,13 +97,26 @@ def evaluate(certificate: Certificate, labels: ArrayLike) -> Evaluation:
     """
     num_images, num_classes = certificate.counts.shape
     truth = check_labels(labels, num_images, num_classes)
-    right = certificate.prediction == truth
-    certified = certificate.is_certified
+    return tally(certificate.prediction == truth, certificate.is_certified)
 
-    def share(hits: np.ndarray) -> Accuracy:
-        return Accuracy(int(hits.sum()), num_images)
 
-    return Evaluation(share(right), share(right & certified), share(~right & certified))
+def tally(is_right: PerImageFlag, is_certified: PerImageFlag) -> Evaluation:
+    """Counts what `evaluate` counts, where both are known for each image already.
+
+    Args:
+      is_right: bool [N], the prediction is the label.
+      is_certified: bool [N], the prediction cannot change.
+
+    Returns:
+      The three accuracies, each of all N images.
+    """
+
+    def share(hits: PerImageFlag) -> Accuracy:
+        return Accuracy(int(hits.sum()), len(is_right))
+
+    return Evaluation(
+        share(is_right), share(is_right & is_certified), share(~is_right & is_certified)
+    )
 
 
 def base_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -119,11 +133,27 @@ def base_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
       TypeError, ValueError: as `threshold_votes` and `evaluate`.
     """
+    right = right_by_ablation(scores, labels)
+    num_pairs = len(np.asarray(scores)) * len(right)
+    return float(right.sum() / num_pairs) if num_pairs else float("nan")
+
+
+def right_by_ablation(scores: ArrayLike, labels: ArrayLike) -> PerAblation:
+    """Counts the images that the base classifier gets right from each ablation alone.
+
+    Args:
+      scores: floating [N, P, K] in [0, 1].
+      labels: integers [N].
+
+    Returns:
+      int64 [P]; `base_accuracy` is their sum over N P. Counts of shards add up.
+
+    Raises:
+      TypeError, ValueError: as `base_accuracy`.
+    """
     checked = check_scores(scores)
     truth = check_labels(labels, len(checked), checked.shape[2])
-    if not len(checked):
-        return float("nan")
-    return float((checked.argmax(axis=2) == truth[:, None]).mean())
+    return (checked.argmax(axis=2) == truth[:, None]).sum(axis=0, dtype=np.int64)
 
 
 def sweep(

@@ -5,6 +5,7 @@ vulnerable. Whatever is certified here is certified by `certify` or by the same 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,7 +31,7 @@ from dsmooth_jax.duels import (
     preference,
 )
 from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
-from dsmooth_jax.types import ImageSize, Maps, Touched
+from dsmooth_jax.types import Corners, ImageSize, Maps, PerImage, Rectangles, Touched
 
 MAX_UNION_ENTRIES = 2**26
 """The most entries, L^k x P, of unions that `certify_several` tries out (64 MiB)."""
@@ -198,6 +199,99 @@ def vulnerability_map(
     check_num_ablations("votes", levels.shape[1], ablation, image_size)
     margin, rival = _least_duels(votes, sets, limit)
     return margin[:, row], rival[:, row]
+
+
+def worst_placement(
+    votes: ArrayLike,
+    ablation: Ablation,
+    patch: Patch,
+    image_size: ImageSize,
+    *,
+    limit: int | None = None,
+) -> tuple[PerImage, PerImage, Corners]:
+    """Where one patch does most to each image, and for whom.
+
+    Args:
+      votes: as in `certify`.
+      ablation: the ablation that the votes are of.
+      patch: the patch.
+      image_size: (H, W), pixels.
+      limit: as in `certify`.
+
+    Returns:
+      margin: int64 [N], `certify`'s.
+      rival: int64 [N], the class of the duel that is closest there.
+      corner: int64 [N, 2], (row, column) of the patch's upper left pixel; of equally
+        bad placements the first, row by row.
+
+    Raises:
+      TypeError, ValueError: as `certify` and `touched`.
+    """
+    sets, row = placements(ablation, patch, image_size)
+    levels = check_levels(votes, limit)[0]
+    check_num_ablations("votes", levels.shape[1], ablation, image_size)
+    _, first = np.unique(row, return_index=True)  # where each set is placed first
+    corners = np.stack(np.unravel_index(first, row.shape), axis=1)
+    margin, rival = _least_duels(votes, sets, limit)
+    worst = margin.argmin(axis=1)  # sets come in the order of their first placement
+    image = np.arange(len(margin))
+    return margin[image, worst], rival[image, worst], corners[worst]
+
+
+def certified_rectangles(
+    votes: ArrayLike,
+    ablation: Ablation,
+    image_size: ImageSize,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    *,
+    limit: int | None = None,
+) -> Rectangles:
+    """Which rectangles each prediction is certified against.
+
+    Args:
+      votes: as in `certify`.
+      ablation: the ablation that the votes are of.
+      image_size: (H, W), pixels.
+      heights: pixels, increasing.
+      widths: pixels, increasing.
+      limit: as in `certify`.
+
+    Returns:
+      bool [N, heights, widths].
+
+    Raises:
+      TypeError, ValueError: as `certify` and `touched`; sizes that do not increase.
+
+    Guarantee:
+      True exactly where `certify` certifies against that rectangle. Only rectangles at
+      the edge of what is certified are asked: a larger one touches a superset.
+    """
+    for name, sizes in (("heights", heights), ("widths", widths)):
+        if not len(sizes) or (np.diff(sizes) <= 0).any():
+            raise ValueError(f"{name}={tuple(sizes)} must be sizes that increase")
+    votes = np.asarray(votes)
+    check_levels(votes, limit)
+    found = np.zeros((len(votes), len(heights), len(widths)), bool)
+    windows = ablation.windows(image_size)
+    reach = np.zeros(len(votes), np.int64)  # widths[:reach] are certified
+
+    def hold(height: int, j: int, images: np.ndarray) -> np.ndarray:
+        if not len(images):
+            return images
+        sets = touched(ablation, Patch(height, widths[j]), image_size)
+        return images[certify(votes[images], sets, limit=limit).is_certified]
+
+    for i, height in enumerate(heights):
+        if not i:  # wider, as far as it goes
+            for j in range(len(widths)):
+                reach[hold(height, j, np.flatnonzero(reach == j))] += 1
+        elif not windows.rows.all():  # of columns, a higher patch touches the same
+            for j in reversed(range(len(widths))):  # narrower, till it holds again
+                asked = np.flatnonzero(reach == j + 1)
+                reach[np.setdiff1d(asked, hold(height, j, asked))] -= 1
+        found[:, i] = np.arange(len(widths)) < reach[:, None]
+    return found
 
 
 def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:

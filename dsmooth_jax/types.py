@@ -40,4 +40,7 @@ Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
 Maps: TypeAlias = Int64[np.ndarray, "N Dh Dw"]  # by the patch's upper left corner
 PerImage: TypeAlias = Int64[np.ndarray, " N"]
 PerImageFlag: TypeAlias = Bool[np.ndarray, " N"]
+PerAblation: TypeAlias = Int64[np.ndarray, " P"]
+Rectangles: TypeAlias = Bool[np.ndarray, "N h w"]  # by index of height and of width
+Corners: TypeAlias = Int64[np.ndarray, "N 2"]  # (row, column) of upper left pixels
 PerClass: TypeAlias = Int64[np.ndarray, "N K"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
+from dsmooth_jax import evaluation
 from dsmooth_jax.evaluation import STRENGTHS
 
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
@@ -55,14 +56,16 @@ def test_counts_are_those_of_a_loop(dtype):
 
 
 def test_base_accuracy_is_that_of_a_loop():
-    # Protects the mean over images and ablations, with ties to the smaller class.
+    # Protects the mean over images and ablations, with ties to the smaller class; and
+    # what each position contributes to it.
     rng = np.random.default_rng(0)
     scores, labels = rng.integers(0, 3, (7, 5, 3)) / 2, rng.integers(0, 3, 7)
-    hits = 0
+    hits = np.zeros(5, int)
     for n, p in np.ndindex(7, 5):
         row = scores[n, p].tolist()
-        hits += row.index(max(row)) == labels[n]
-    assert ds.base_accuracy(scores, labels) == pytest.approx(hits / 35)
+        hits[p] += row.index(max(row)) == labels[n]
+    assert ds.base_accuracy(scores, labels) == pytest.approx(hits.sum() / 35)
+    assert evaluation.right_by_ablation(scores, labels).tolist() == hits.tolist()
 
 
 @pytest.mark.parametrize("rule", ["placement", "margin"])

@@ -262,6 +262,43 @@ def test_where_a_map_is_negative_the_rival_really_wins():
     assert num_won > 500 and num_other > 500
 
 
+@pytest.mark.parametrize(("ablation", "size"), GEOMETRIES)
+def test_the_worst_placement_is_where_the_map_is_least(ablation, size):
+    # Protects what is shown of an image: where, against whom, and by how much.
+    rng = np.random.default_rng(2)
+    for shape in ((1, 1), (2, 1), (1, 2), size):
+        patch = ds.Patch(*shape)
+        for table, limit in tables(rng, 12, ablation.num_ablations(size), 3):
+            found = questions.worst_placement(table, ablation, patch, size, limit=limit)
+            maps = ds.vulnerability_map(table, ablation, patch, size, limit=limit)
+            for margin, rival, (y, x), at, by in zip(*found, *maps, strict=True):
+                assert margin == at.min() == at[y, x]
+                assert rival == by[y, x]
+                assert (at.ravel()[: y * at.shape[1] + x] > margin).all()  # the first
+
+
+@pytest.mark.parametrize(("ablation", "size"), WIDE)
+def test_certified_rectangles_are_those_that_certify_certifies(ablation, size):
+    # Protects the map over shapes: what is not asked is not certified either.
+    rng, num = np.random.default_rng(3), 0
+    heights, widths = [1, 2, *range(4, size[0] + 1)], range(1, size[1] + 1)
+    heights = [h for h in heights if h <= size[0]]
+    for table, limit in tables(rng, 20, ablation.num_ablations(size), 3):
+        found = questions.certified_rectangles(
+            table, ablation, size, heights, widths, limit=limit
+        )
+        for i, h in enumerate(heights):
+            for j, w in enumerate(widths):
+                touched = ds.touched(ablation, ds.Patch(h, w), size)
+                wanted = ds.certify(table, touched, limit=limit).is_certified
+                np.testing.assert_array_equal(found[:, i, j], wanted)
+                num += wanted.sum()
+    assert num
+    for bad in ([], [2, 1], [1, 1]):
+        with pytest.raises(ValueError, match="heights"):
+            questions.certified_rectangles(table, ablation, size, bad, [1])
+
+
 def test_maps_and_runners_up_of_no_image():
     # Protects N = 0: maps keep the shape of the image.
     for table, limit in tables(np.random.default_rng(0), 0, 6, 3):
