@@ -17,7 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
 HOST_SIDE = ["types", "checks", "ablation", "threat", "voting", "duels", "certificate"]
-HOST_SIDE += ["questions", "evaluation", "provenance", "store", "report"]
+HOST_SIDE += ["questions", "evaluation", "provenance", "store", "inquiry", "answers"]
+HOST_SIDE += ["report"]
 DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
 DEVICE_SIDE += [
     "models.small_cnn",

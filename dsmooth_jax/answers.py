@@ -1,0 +1,282 @@
+"""Everything that a report says, asked of a store in one pass over its shards.
+
+`ask` reads each shard once, casts each voting's votes once, and keeps what adds up over
+images or is one number for each. Memory is bounded, whatever the number of images.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dsmooth_jax.certificate import (
+    RULES,
+    Certificate,
+    certify,
+    largest_certified_patch,
+)
+from dsmooth_jax.evaluation import (
+    STRENGTHS,
+    THRESHOLDS,
+    Accuracy,
+    Evaluation,
+    evaluate,
+    right_by_ablation,
+    sweep,
+    tally,
+)
+from dsmooth_jax.inquiry import Attack, Key, Question, shown_sizes
+from dsmooth_jax.questions import (
+    certified_rectangles,
+    certify_several,
+    runner_up,
+    vulnerability_map,
+)
+from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.threat import Patch
+from dsmooth_jax.types import PerAblation, PerImage
+from dsmooth_jax.voting import Voting, uncertain_votes
+
+Watch: TypeAlias = Callable[
+    [Iterator[tuple[slice, np.ndarray]]], Iterable[tuple[slice, np.ndarray]]
+]
+"""Passes on groups of images, (which, their scores), and shows how far it is."""
+
+# Scores held at a time: shards are small, and each touched set is enumerated once here.
+_GROUP_BYTES = 2**26
+_GROUP_IMAGES = 1000
+_PER_IMAGE = {"margins", "predictions", "largest", "runner_up", "maps", "sample"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """What `ask` found about N images.
+
+    Attributes:
+      results: {(voting, attack, rule): evaluation}.
+      margins: {(voting, attack, rule): int64 [N]}, of `certify`.
+      predictions: {voting: int64 [N]}.
+      largest: {voting: int64 [N]}, the side of the largest certified square.
+      runner_up: int64 [N], by the main voting.
+      uncertain: {(voting, attack): images right and certified where doubtful votes
+        count for the attacker}.
+      is_exact: {(voting, attack): whether unions were tried out}, of several patches.
+      right_by_ablation: int64 [P].
+      sweep: {(voting, setting, attack, rule): evaluation}; empty unless asked.
+      maps: {"margin", "rival": int64 [N, Dh, Dw]}; empty unless asked.
+      settings: {(voting, setting): evaluation against the focus}; for figures.
+      unproven: int64 [Dh, Dw], images that the focus at this placement may change, by
+        the main voting; for figures.
+      rectangles: int64 [heights, widths], images right and certified, of
+        `shown_sizes`; for figures.
+      sample: float32 [n, P, K], the scores of the question's sample.
+    """
+
+    results: dict[Key, Evaluation]
+    margins: dict[Key, PerImage]
+    predictions: dict[Voting, PerImage]
+    largest: dict[Voting, PerImage]
+    runner_up: PerImage
+    uncertain: dict[tuple[Voting, Attack], Accuracy]
+    is_exact: dict[tuple[Voting, Attack], bool]
+    right_by_ablation: PerAblation
+    sweep: dict[tuple[Any, ...], Evaluation]
+    maps: dict[str, np.ndarray]
+    settings: dict[tuple[Voting, float], Evaluation]
+    unproven: np.ndarray | None
+    rectangles: np.ndarray | None
+    sample: np.ndarray
+
+    def __add__(self, other: "Answers") -> "Answers":
+        """Of both sets of images, in this order."""
+
+        def join(name: str, one: Any, two: Any) -> Any:
+            if isinstance(one, dict):
+                return {key: join(name, one[key], two[key]) for key in one}
+            if one is None or isinstance(one, bool):  # the same for every image
+                return one
+            return np.concatenate([one, two]) if name in _PER_IMAGE else one + two
+
+        names = [field.name for field in dataclasses.fields(self)]
+        return Answers(*(join(n, getattr(self, n), getattr(other, n)) for n in names))
+
+    @property
+    def base_accuracy(self) -> float:
+        """The mean over images and ablations; NaN of no images."""
+        pairs = len(self.runner_up) * len(self.right_by_ablation)
+        return float(self.right_by_ablation.sum() / pairs) if pairs else float("nan")
+
+    def squares(
+        self, labels: np.ndarray, sides: Iterable[int]
+    ) -> dict[Key, Evaluation]:
+        """Evaluations against squares, by the placement rule, of all votings.
+
+        A prediction is certified against a square iff against no smaller one it is not,
+        so the largest certified one says all.
+
+        Args:
+          labels: int64 [N].
+          sides: pixels.
+
+        Returns:
+          {(voting, square, "placement"): evaluation}.
+        """
+        return {
+            (voting, Patch(side, side), "placement"): tally(
+                self.predictions[voting] == labels, self.largest[voting] >= side
+            )
+            for side in sides
+            for voting in self.largest
+        }
+
+
+def ask(
+    store: ScoreStore,
+    question: Question,
+    *,
+    watch: Watch = iter,
+) -> Answers:
+    """Answers a question from saved scores, with no forward pass.
+
+    Args:
+      store: the scores.
+      question: what is asked.
+      watch: passes on what it is given, images (which, scores), to show how far it is.
+
+    Returns:
+      The answers, of all images of the store.
+
+    Raises:
+      TypeError, ValueError: as `certify` and `cast_votes`.
+      StoreError: a shard is missing or damaged.
+    """
+    parts = (
+        _ask_images(scores, span, store, question)
+        for span, scores in watch(_groups(store))
+    )
+    return functools.reduce(operator.add, parts)
+
+
+def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
+    """Joins consecutive shards; an empty store is one group of no image."""
+    num_ablations = store.ablation.num_ablations(store.image_size)
+    empty = np.empty((0, num_ablations, store.num_classes), np.float32)
+    held, start, stop = [empty], 0, 0
+    for span, scores in store:
+        held.append(scores)
+        stop = span.stop
+        is_full = sum(part.nbytes for part in held) >= _GROUP_BYTES
+        if is_full or stop - start >= _GROUP_IMAGES:
+            yield slice(start, stop), np.concatenate(held)
+            held, start = [], stop
+    if start < stop or not stop:
+        yield slice(start, stop), np.concatenate(held)
+
+
+def _ask_images(
+    scores: np.ndarray, span: slice, store: ScoreStore, question: Question
+) -> Answers:
+    """The answers of these images alone."""
+    labels = store.labels[span]
+    kept = question.sample[
+        (question.sample >= span.start) & (question.sample < span.stop)
+    ]
+    cast = {voting: question.cast(scores, voting) for voting in question.votings}
+    certificates: dict[Key, Certificate] = {}
+    uncertain: dict[tuple[Voting, Attack], Accuracy] = {}
+    is_exact: dict[tuple[Voting, Attack], bool] = {}
+    for voting, (votes, limit) in cast.items():
+        doubt = _doubtful(scores, voting, question)
+        for attack, (sets, num_patches) in question.attacks.items():
+            if num_patches > 1:
+                several, is_exact[voting, attack] = certify_several(
+                    votes, sets, num_patches, limit=limit
+                )
+                certificates[voting, attack, "placement"] = several
+                continue
+            for rule in RULES:
+                found = certify(votes, sets, rule=rule, limit=limit)
+                certificates[voting, attack, rule] = found
+            if doubt is not None:
+                found = certify(votes, sets, limit=limit, uncertain=doubt)
+                uncertain[voting, attack] = evaluate(found, labels).certified
+    predictions = {
+        voting: found.prediction for (voting, _, _), found in certificates.items()
+    }
+    votes, limit = cast[question.main]
+    ablation, size = store.ablation, store.image_size
+    maps = {}
+    if question.has_maps:
+        margin, rival = vulnerability_map(
+            votes, ablation, question.patches[0], size, limit=limit
+        )
+        maps = {"margin": margin, "rival": rival}
+    settings, unproven, rectangles = {}, None, None
+    if question.has_figures:
+        settings = _ask_settings(scores, labels, question)
+        at = vulnerability_map(votes, ablation, question.focus, size, limit=limit)[0]
+        unproven = (at < 0).sum(axis=0)
+        heights, widths = map(shown_sizes, size)
+        robust = certified_rectangles(
+            votes, ablation, size, heights, widths, limit=limit
+        )
+        rectangles = robust[predictions[question.main] == labels].sum(axis=0)
+    return Answers(
+        results={k: evaluate(found, labels) for k, found in certificates.items()},
+        margins={k: found.margin for k, found in certificates.items()},
+        predictions=predictions,
+        largest={
+            voting: largest_certified_patch(v, ablation, size, limit=limit)
+            for voting, (v, limit) in cast.items()
+        },
+        runner_up=runner_up(votes, limit=limit),
+        uncertain=uncertain,
+        is_exact=is_exact,
+        right_by_ablation=right_by_ablation(scores, labels),
+        sweep=sweep(
+            scores,
+            labels,
+            {a: sets for a, (sets, num) in question.attacks.items() if num == 1},
+            thresholds=question.thresholds,
+            strengths=question.strengths,
+        ),
+        maps=maps,
+        settings=settings,
+        unproven=unproven,
+        rectangles=rectangles,
+        sample=scores[kept - span.start],
+    )
+
+
+def _ask_settings(
+    scores: np.ndarray, labels: np.ndarray, question: Question
+) -> dict[tuple[Voting, float], Evaluation]:
+    """Evaluations over the settings of each voting shown, the chosen one among them."""
+    tried: dict[Voting, set[float]] = {
+        "threshold": {*(question.thresholds or THRESHOLDS), question.threshold},
+        "graded": {*(question.strengths or STRENGTHS), question.strength},
+    }
+    wanted = {v: sorted(tried[v]) if v in question.votings else () for v in tried}
+    found = sweep(
+        scores,
+        labels,
+        {question.focus: question.attacks[question.focus][0]},
+        thresholds=wanted["threshold"],
+        strengths=wanted["graded"],
+        rules=("placement",),
+    )
+    return {(voting, value): result for (voting, value, *_), result in found.items()}
+
+
+def _doubtful(
+    scores: np.ndarray, voting: Voting, question: Question
+) -> np.ndarray | None:
+    """Votes within the tolerance of being cast otherwise; None where not defined."""
+    name = {"threshold": "threshold", "graded": "strength"}.get(voting)
+    if name is None:
+        return None
+    setting = {name: question.setting(voting)}
+    return uncertain_votes(scores, question.tolerance, **setting)

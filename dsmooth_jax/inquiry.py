@@ -1,0 +1,141 @@
+"""What a report is asked: which patches, which votings, which settings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.certificate import Rule
+from dsmooth_jax.questions import rectangles_of_area, touched_by_any
+from dsmooth_jax.threat import Patch, touched
+from dsmooth_jax.types import ImageSize, Touched
+from dsmooth_jax.voting import (
+    Voting,
+    cast_votes,
+    check_strength,
+    check_threshold,
+    check_voting,
+)
+
+Attack: TypeAlias = Patch | str
+"""A patch, or several of them by a name."""
+
+Key: TypeAlias = tuple[Voting, Attack, Rule]
+
+_MOST_SIZES = 32  # patch heights and widths that a figure or a slider shows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of scores.
+
+    Attributes:
+      attacks: {patch or name: (touched sets bool [L, P], patches at once)}, in the
+        order of the table; see `attacks_on`.
+      votings: the votings, side by side.
+      threshold: of threshold votes, in (0, 1].
+      strength: of graded votes, in [1, 100].
+      main: the voting that the figures are about.
+      tolerance: scores this close to a vote's edge count for the attacker too.
+      thresholds: of a sweep over every attack and both rules.
+      strengths: likewise.
+      has_maps: also the margin of every image at every placement of the first patch.
+      has_figures: also what only figures and page show.
+      sample: int64 [n], increasing: the images whose scores are kept, for the page.
+    """
+
+    attacks: Mapping[Attack, tuple[Touched, int]]
+    votings: tuple[Voting, ...]
+    threshold: float
+    strength: float
+    _: dataclasses.KW_ONLY
+    main: Voting
+    tolerance: float = 1e-6
+    thresholds: Sequence[float] = ()
+    strengths: Sequence[float] = ()
+    has_maps: bool = False
+    has_figures: bool = True
+    sample: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )
+
+    def __post_init__(self) -> None:
+        for voting in self.votings:
+            check_voting(voting)
+        if self.main not in self.votings:
+            raise ValueError(f"main={self.main!r} must be one of {self.votings}")
+        check_threshold(self.threshold)
+        check_strength(self.strength)
+        if not self.patches:
+            raise ValueError(
+                "attacks must hold a patch; add for example ds.Patch(5, 5)"
+            )
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The attacks that are one patch, in the order asked."""
+        return [attack for attack in self.attacks if isinstance(attack, Patch)]
+
+    @property
+    def focus(self) -> Patch:
+        """The patch that figures of a single one are about: the middle one by area."""
+        ordered = sorted(self.patches, key=lambda patch: patch.height * patch.width)
+        return ordered[len(ordered) // 2]
+
+    def cast(self, scores: np.ndarray, voting: Voting) -> tuple[np.ndarray, int | None]:
+        """Votes or levels [N, P, K] by a voting with its setting, and their limit."""
+        return cast_votes(
+            scores, voting, threshold=self.threshold, strength=self.strength
+        )
+
+    def setting(self, voting: Voting) -> float | None:
+        """The voting's threshold or strength; None for top one, which has none."""
+        return {"threshold": self.threshold, "graded": self.strength}.get(voting)
+
+
+def attacks_on(
+    ablation: Ablation,
+    image_size: ImageSize,
+    patches: Sequence[Patch],
+    *,
+    area: int | None = None,
+    num_patches: int = 1,
+) -> dict[Attack, tuple[Touched, int]]:
+    """What to certify against: each patch, and more where asked.
+
+    Args:
+      ablation: the ablation.
+      image_size: (H, W), pixels.
+      patches: one or more.
+      area: also each maximal rectangle of at most so many pixels, and all at once.
+      num_patches: also so many of each of the patches at once, where above 1.
+
+    Returns:
+      {patch or name: (touched sets, patches at once)}, as `Question` takes it.
+
+    Raises:
+      TypeError, ValueError: as `touched` and `rectangles_of_area`.
+    """
+    attacks: dict[Attack, tuple[Touched, int]]
+    attacks = {p: (touched(ablation, p, image_size), 1) for p in patches}
+    if area is not None:
+        rectangles = rectangles_of_area(area, image_size)
+        attacks |= {p: (touched(ablation, p, image_size), 1) for p in rectangles}
+        together = touched_by_any(ablation, rectangles, image_size)
+        attacks[f"area <={area}"] = together, 1
+    if num_patches > 1:
+        attacks |= {
+            f"{num_patches} x {p}": (attacks[p][0], num_patches) for p in patches
+        }
+    return attacks
+
+
+def shown_sizes(extent: int) -> list[int]:
+    """At most 32 patch sizes from 1 to the extent, all where they are no more."""
+    return (
+        np.unique(np.linspace(1, extent, min(extent, _MOST_SIZES)).round())
+        .astype(int)
+        .tolist()
+    )

@@ -1,0 +1,222 @@
+"""One pass over a store answers what the library's own functions would."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import dsmooth_jax as ds
+from dsmooth_jax import answers as answers_module
+from dsmooth_jax.answers import Answers, ask
+from dsmooth_jax.inquiry import Question, attacks_on, shown_sizes
+
+SIZE, NUM_IMAGES = (6, 9), 37
+PATCHES = [ds.Patch(2, 2), ds.Patch(1, 1), ds.Patch(2, 3)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, NUM_IMAGES)
+    lean = rng.random((NUM_IMAGES, 1, 1)) * (np.arange(4) == labels[:, None, None])
+    scores = rng.dirichlet(np.ones(4), (NUM_IMAGES, 9)) / 2 + lean / 2
+    return ds.save_scores(
+        tmp_path_factory.mktemp("answers") / "scores",
+        scores.astype(np.float32),
+        ablation=ds.Columns(2),
+        image_shape=(*SIZE, 1),
+        labels=labels,
+    )
+
+
+def make_question(store, **changes):
+    attacks = attacks_on(store.ablation, SIZE, PATCHES, area=3, num_patches=2)
+    wanted = {"main": "graded", "has_maps": True, "thresholds": (0.2, 0.4)}
+    wanted |= {"sample": np.array([0, 5, 36]), "strengths": (2.0,), **changes}
+    return Question(attacks, ("threshold", "top_one", "graded"), 0.3, 4.0, **wanted)
+
+
+def test_every_answer_is_what_the_functions_say(store):
+    # Protects the report: each number against the function that defines it.
+    question = make_question(store)
+    found, scores = ask(store, question), store.read_all()
+    names = {"2x2", "1x1", "2x3", "1x3", "3x1", "area <=3", "2 x 2x2", "2 x 1x1"}
+    assert {str(attack) for attack in question.attacks} == {*names, "2 x 2x3"}
+    for voting in question.votings:
+        votes, limit = question.cast(scores, voting)
+        assert (found.largest[voting] == largest(votes, store, limit)).all()
+        for attack, (touched, num_patches) in question.attacks.items():
+            if num_patches > 1:
+                certificate, is_exact = ds.certify_several(
+                    votes, touched, 2, limit=limit
+                )
+                assert found.is_exact[voting, attack] is is_exact
+                wanted = {"placement": certificate}
+            else:
+                wanted = {
+                    rule: ds.certify(votes, touched, rule=rule, limit=limit)
+                    for rule in ("placement", "margin")
+                }
+            for rule, certificate in wanted.items():
+                key = voting, attack, rule
+                assert found.results[key] == ds.evaluate(certificate, store.labels)
+                np.testing.assert_array_equal(found.margins[key], certificate.margin)
+                np.testing.assert_array_equal(
+                    found.predictions[voting], certificate.prediction
+                )
+    for voting, setting in (("threshold", 0.3), ("graded", 4.0)):
+        name = {"threshold": "threshold", "graded": "strength"}[voting]
+        doubt = ds.uncertain_votes(scores, 1e-6, **{name: setting})
+        votes, limit = question.cast(scores, voting)
+        touched = question.attacks[PATCHES[0]][0]
+        certificate = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        wanted = ds.evaluate(certificate, store.labels).certified
+        assert found.uncertain[voting, PATCHES[0]] == wanted
+        sweep = ds.sweep(
+            scores,
+            store.labels,
+            {question.focus: question.attacks[question.focus][0]},
+            thresholds=[0.2, 0.3, 0.4],
+            strengths=[2.0, 4.0],
+        )
+        assert (
+            found.settings[voting, setting]
+            == (sweep[voting, setting, question.focus, "placement"])
+        )
+    votes, limit = question.cast(scores, "graded")
+    maps = ds.vulnerability_map(votes, store.ablation, PATCHES[0], SIZE, limit=limit)
+    for name, wanted in zip(("margin", "rival"), maps, strict=True):
+        np.testing.assert_array_equal(found.maps[name], wanted)
+    np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes, limit=limit))
+    assert found.base_accuracy == ds.base_accuracy(scores, store.labels)
+    np.testing.assert_array_equal(found.sample, scores[question.sample])
+
+
+def largest(votes, store, limit):
+    return ds.largest_certified_patch(votes, store.ablation, SIZE, limit=limit)
+
+
+def test_squares_are_those_that_are_certified(store):
+    # Protects the curve over all squares, which is made of the largest one alone.
+    question = make_question(store)
+    found = ask(store, question)
+    squares = found.squares(store.labels, range(1, 7))
+    assert len(squares) == 18
+    for (voting, patch, rule), result in squares.items():
+        votes, limit = question.cast(store.read_all(), voting)
+        touched = ds.touched(store.ablation, patch, SIZE)
+        certificate = ds.certify(votes, touched, rule=rule, limit=limit)
+        assert result == ds.evaluate(certificate, store.labels)
+
+
+@pytest.mark.parametrize("group", [10, 36])
+def test_how_many_images_are_asked_at_a_time_changes_nothing(
+    store, group, monkeypatch, tmp_path
+):
+    # Protects large stores: groups of shards, joined, say what all images say.
+    question = make_question(store)
+    wanted = ask(store, question)
+    small = ds.open_scores(remake(store, tmp_path / "scores", group))
+    monkeypatch.setattr(answers_module, "_GROUP_IMAGES", group)
+    seen = []
+
+    def watch(groups):
+        for span, scores in groups:
+            seen.append(span.stop - span.start)
+            yield span, scores
+
+    found = ask(small, question, watch=watch)
+    assert seen[0] == group and sum(seen) == NUM_IMAGES
+    for field in dataclasses.fields(Answers):
+        one, two = getattr(wanted, field.name), getattr(found, field.name)
+        assert_equal(one, two)
+
+
+def remake(store, path, shard_size):
+    """The same scores, in shards of another size."""
+    from dsmooth_jax.store import create_store, write_shard
+
+    scores = store.read_all()
+    small = create_store(
+        path,
+        ablation=store.ablation,
+        image_shape=store.image_shape,
+        num_classes=store.num_classes,
+        labels=store.labels,
+        ids=store.ids,
+        made_by={},
+        shard_size=shard_size,
+    )
+    for shard in small.missing:
+        small = write_shard(small, shard, scores[small.span(shard)])
+    return path
+
+
+def assert_equal(one, two):
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, two, strict=True)
+    else:
+        assert one == two
+
+
+def test_a_store_of_no_image_is_answered(tmp_path):
+    # Protects N = 0, which works everywhere.
+    store = ds.save_scores(
+        tmp_path / "scores",
+        np.empty((0, 9, 4), np.float32),
+        ablation=ds.Columns(2),
+        image_shape=(*SIZE, 1),
+        labels=np.empty(0, np.int64),
+    )
+    question = make_question(store, has_figures=False, sample=np.empty(0, np.int64))
+    found = ask(store, question)
+    assert np.isnan(found.base_accuracy) and len(found.runner_up) == 0
+
+
+def test_the_focus_is_the_middle_patch(store):
+    # Protects which patch figures and the claim are about.
+    for patches, middle in ((PATCHES, PATCHES[0]), (PATCHES[:2], PATCHES[0])):
+        attacks = attacks_on(store.ablation, SIZE, patches)
+        question = Question(attacks, ("graded",), 0.3, 5.0, main="graded")
+        assert question.focus == middle
+
+
+@pytest.mark.parametrize(
+    ("extent", "wanted"),
+    [(1, [1]), (4, [1, 2, 3, 4]), (32, list(range(1, 33)))],
+)
+def test_few_sizes_are_all_shown(extent, wanted):
+    # Protects sliders and maps: every size, where there are few.
+    assert shown_sizes(extent) == wanted
+
+
+def test_many_sizes_are_thinned_out():
+    # Protects pages of large images: ends included, no size twice.
+    sizes = shown_sizes(224)
+    assert len(sizes) == 32 and (sizes[0], sizes[-1]) == (1, 224)
+    assert (np.diff(sizes) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"main": "majority"}, "main='majority' must be one of"),
+        ({"threshold": 0.0}, "threshold=0.0"),
+        ({"strength": 0.5}, "strength=0.5"),
+        ({"votings": ("majority",)}, "voting='majority'"),
+        ({"attacks": {}}, "attacks must hold a patch"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(
+    store, without_shape_checks, change, word
+):
+    # Protects from reports of nothing: refused where it is asked.
+    good = {"attacks": attacks_on(store.ablation, SIZE, PATCHES), "strength": 5.0}
+    good |= {"votings": ("threshold",), "threshold": 0.3, "main": "threshold"}
+    with pytest.raises(ValueError, match=word):
+        Question(**good | change)
