@@ -1,45 +1,47 @@
-"""Certifies a trained classifier against adversarial patches, and prints the table.
+"""Certifies a trained classifier against adversarial patches, and reports it.
 
     python certify.py --workdir=runs/mnist5k --patches=2x2,5x5
     python certify.py --scores=runs/mnist5k/certify/test/scores --patches=3x7,2%
+    python certify.py --compare=runs/a,runs/b
 
 The first form scores every ablation of every test image (the only costly part; a
 killed run goes on where it was) and keeps the scores; the second only asks them again:
-other patches, votings, settings, several patches at once. Written beside them: rows.csv
-(a row for each image), summary.json, certified_accuracy.png, and what else was asked.
+other patches, votings, settings, several patches at once. Written beside them:
+report.html, figures, rows.csv (a row for each image), summary.json, and what else was
+asked. The third sets runs on the same images side by side.
 """
 
 import functools
-import json
 import pathlib
 import shutil
-import sys
+import textwrap
 import time
 
 import jax
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 import dsmooth_jax as ds
 from dsmooth_jax import (
     checkpoint,
     cli,
+    comparison,
     data,
     distributed,
     filling,
     provenance,
     report,
     store,
+    tables,
 )
-from dsmooth_jax.ablation import ablation_to_json
-from dsmooth_jax.certificate import RULES, concatenate
+from dsmooth_jax.answers import ask
 from dsmooth_jax.checks import check_count
+from dsmooth_jax.gallery import choose, load_thumbnails
+from dsmooth_jax.inquiry import Question, attacks_on
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import (
     VOTINGS,
-    cast_votes,
     check_strength,
     check_threshold,
     check_voting,
@@ -48,6 +50,7 @@ from dsmooth_jax.voting import (
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a training run, to certify its best.")
 flags.DEFINE_string("scores", None, "Instead of --workdir: scores that are there.")
+flags.DEFINE_list("compare", None, "Instead: two or more workdirs or scores.")
 flags.DEFINE_string(
     "patches", "2x2,5x5", "HEIGHTxWIDTH in pixels, P% of the image, or squares (all)."
 )
@@ -63,7 +66,8 @@ flags.DEFINE_string("strengths", "", "Also: a sweep over these, into sweep.csv."
 flags.DEFINE_float(
     "tolerance", 1e-6, "Scores this close to a vote's edge count for the attacker too."
 )
-flags.DEFINE_bool("maps", False, "Also: maps of where the first patch does most.")
+flags.DEFINE_bool("maps", False, "Also: maps.npz, the first patch at each placement.")
+flags.DEFINE_bool("report", True, "Draw figures and write report.html.")
 flags.DEFINE_string("split", "test", "Which images: test, validation or train.")
 flags.DEFINE_integer("num_images", None, "Only so many, evenly spread over the split.")
 flags.DEFINE_string("out", None, "Where to write; WORKDIR/certify/SPLIT if unset.")
@@ -76,33 +80,33 @@ flags.DEFINE_integer("chunk_size", 8, "Ablations of each at a time; speed only."
 
 
 def main(_):
-    if (FLAGS.workdir is None) == (FLAGS.scores is None):
+    asked = [name for name in ("workdir", "scores", "compare") if FLAGS[name].value]
+    if len(asked) != 1:
         raise ValueError(
-            "give either --workdir or --scores; for example --workdir=runs/demo"
+            "give either --workdir, --scores or --compare; for example "
+            "--workdir=runs/demo"
         )
     # What cannot be is refused before the costly part, and leaves nothing behind.
     for name in ("batch_size", "chunk_size", "num_patches"):
         check_count(f"--{name}", FLAGS[name].value)
     if FLAGS.voting is not None:
         check_voting(FLAGS.voting)
-    for value in (
-        FLAGS.threshold,
-        *cli.parse_numbers("--thresholds", FLAGS.thresholds),
-    ):
-        if value is not None:
-            check_threshold(value)
-    for value in (FLAGS.strength, *cli.parse_numbers("--strengths", FLAGS.strengths)):
-        if value is not None:
-            check_strength(value)
-    if FLAGS.scores is not None:
+    for name, check in (("threshold", check_threshold), ("strength", check_strength)):
+        one, several = FLAGS[name].value, FLAGS[f"{name}s"].value
+        for value in cli.parse_numbers(f"--{name}s", several):
+            check(value)
+        if one is not None:
+            check(one)
+    if FLAGS.compare:
+        compare()
+    elif FLAGS.scores:
         scores = ds.open_scores(FLAGS.scores)
         out = pathlib.Path(FLAGS.out or scores.path.parent)
         answer(scores, parse_attacks(scores.ablation, scores.image_size), out)
-        return
-    with distributed.session(
-        distributed.Peers(**cli.peer_flags()), is_preemptible=False
-    ):
-        certify_workdir(pathlib.Path(FLAGS.workdir))
+    else:
+        peers = distributed.Peers(**cli.peer_flags())
+        with distributed.session(peers, is_preemptible=False):
+            certify_workdir(pathlib.Path(FLAGS.workdir))
 
 
 def certify_workdir(workdir):
@@ -115,20 +119,13 @@ def certify_workdir(workdir):
 
 
 def parse_attacks(ablation, image_size):
-    """What is asked: {patch or name: (touched sets, number of patches)}."""
-    patches = cli.parse_patches(FLAGS.patches, image_size)
-    attacks = {p: (ds.touched(ablation, p, image_size), 1) for p in patches}
-    if FLAGS.area is not None:
-        rectangles = ds.rectangles_of_area(FLAGS.area, image_size)
-        attacks |= {p: (ds.touched(ablation, p, image_size), 1) for p in rectangles}
-        name = f"area <={FLAGS.area}"
-        attacks[name] = ds.touched_by_any(ablation, rectangles, image_size), 1
-    if FLAGS.num_patches > 1:
-        attacks |= {
-            f"{FLAGS.num_patches} x {p}": (attacks[p][0], FLAGS.num_patches)
-            for p in patches
-        }
-    return attacks
+    return attacks_on(
+        ablation,
+        image_size,
+        cli.parse_patches(FLAGS.patches, image_size),
+        area=FLAGS.area,
+        num_patches=FLAGS.num_patches,
+    )
 
 
 def score_workdir(workdir, smoothed):
@@ -177,6 +174,7 @@ def score_workdir(workdir, smoothed):
             "checkpoint": checkpoint.fingerprint(workdir / BEST),
             "data": {**record["data"], "split": FLAGS.split},
             "images": images.fingerprint,
+            "class_names": images.class_names,
             "voting": smoothed.voting,
             "threshold": smoothed.threshold,
             "strength": smoothed.strength,
@@ -187,25 +185,19 @@ def score_workdir(workdir, smoothed):
         },
     )
     scores = filling.take_up(out / "scores", create)
+    if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
+        ds.save_thumbnails(scores, images.images)
     if not (todo := scores.missing):
         print(f"found the scores of all {len(scores)} images in {scores.path}")
         return scores.path
     # Each process says how it gets on with its own share.
     index, count = distributed.share()
     total = sum(len(scores.labels[scores.span(s)]) for s in todo[index::count])
-    is_terminal = sys.stderr.isatty() and is_first
-    started = said = time.time()
-    num = 0  # images scored by this process
     score = functools.partial(smoothed.score, batch_size=FLAGS.batch_size)
-    with tqdm(total=total, unit="image", disable=not is_terminal) as bar:
-        for done in filling.fill(scores, images.images, score):
-            num += done
-            bar.update(done)
-            if is_first and not is_terminal and time.time() - said > 10:
-                said = time.time()
-                rate = num / (said - started)
-                left = (total - num) / rate
-                print(f"{num} scored, {rate:.1f} images/s, {left:.0f} s to go")
+    filled = filling.fill(scores, images.images, score)
+    started = time.time()
+    for _ in cli.progress(filled, "scored", total, int) if is_first else filled:
+        pass
     if is_first:
         seconds = time.time() - started
         every = sum(len(scores.labels[scores.span(s)]) for s in todo)
@@ -216,173 +208,71 @@ def score_workdir(workdir, smoothed):
 
 def answer(scores, attacks, out):
     """Certifies against each attack; prints and writes what was found."""
-    settings = {
-        "threshold": FLAGS.threshold or scores.made_by.get("threshold", 0.3),
-        "strength": FLAGS.strength or scores.made_by.get("strength", 5.0),
-    }
     votings = (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded")
     saved = scores.made_by.get("voting", "threshold")
-    main_voting = saved if saved in votings else votings[0]
-    out.mkdir(parents=True, exist_ok=True)
-    certificates, records = ask(scores, attacks, votings, settings)
-    results = {
-        key: ds.evaluate(found, scores.labels) for key, found in certificates.items()
-    }
-    for record, (key, result) in zip(records, results.items(), strict=True):
-        record.update(report.accuracy_record(*key, result))
-    first = next(iter(attacks))
-    base_accuracy = float(
-        np.sum([ds.base_accuracy(p, scores.labels[s]) * len(p) for s, p in scores])
-    ) / len(scores)
-    source = scores.made_by.get("data", {})
-    split, size = source.get("split", "unknown"), source.get("size")
-    summary = {
-        "num_images": len(scores),
-        "split": split,
-        "ablation": ablation_to_json(scores.ablation),
-        "image_shape": list(scores.image_shape),
-        "resized_to": size,
-        "voting": main_voting,
-        **settings,
-        "settings_chosen_on": scores.made_by.get("chosen_on", "not recorded"),
-        "tolerance": FLAGS.tolerance,
-        "clean_accuracy": results[main_voting, first, "placement"].clean.value,
-        "base_accuracy": base_accuracy,
-        "certificates": records,
-        "made_by": scores.made_by,
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    main = certificates[main_voting, first, "placement"]
-    rows = {"id": scores.ids, "label": scores.labels, "prediction": main.prediction}
-    rows |= each_image(scores, votings, settings, main_voting)
-    for (voting, attack, rule), found in certificates.items():
-        rows[f"margin_{attack}_{voting}_{rule}"] = found.margin
-    (out / "rows.csv").write_text(report.format_rows(rows))
-
-    shown = {"threshold": "threshold {threshold:g}", "graded": "strength {strength:g}"}
-    how = [shown.get(v, v.replace("_", " ")).format(**settings) for v in votings]
-    caption = f"{len(scores):,} {split} images, {scores.ablation}, {', '.join(how)}"
-    figure = report.accuracy_figure(
-        results, base_accuracy=base_accuracy, caption=caption
+    question = Question(
+        attacks,
+        votings,
+        FLAGS.threshold or scores.made_by.get("threshold", 0.3),
+        FLAGS.strength or scores.made_by.get("strength", 5.0),
+        main=saved if saved in votings else votings[0],
+        tolerance=FLAGS.tolerance,
+        thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
+        strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
+        has_maps=FLAGS.maps,
+        has_figures=FLAGS.report and len(scores) > 0,
+        sample=choose(scores),
     )
-    report.write_figure(figure, out / "certified_accuracy.png")
-    written = ["summary.json", "rows.csv", "certified_accuracy.png", "scores"]
-    if FLAGS.thresholds or FLAGS.strengths:
-        (out / "sweep.csv").write_text(format_sweep(scores, attacks))
-        written.append("sweep.csv")
-    if FLAGS.maps:
-        patch = next(a for a in attacks if isinstance(a, ds.Patch))
-        write_maps(scores, patch, main_voting, settings, out, caption)
-        written += ["maps.npz", "map.png"]
-    print(f"\n{caption}\n\n{report.format_table(results)}\n")
-    print(
-        "Certified: no patch of this size, anywhere in the image, with any content, "
-        "changes the\n(right) prediction. Placement rule; base accuracy of single "
-        f"ablations {100 * base_accuracy:.1f} %."
-    )
-    if size is not None:
+    answers = ask(scores, question, watch=watch(len(scores)))
+    about = tables.caption(scores, question, votings)
+    print(f"\n{wrapped(about)}\n\n{tables.format_table(answers.results)}\n")
+    print(wrapped(tables.claim(scores, question, answers)))
+    print(f"Base accuracy of single ablations: {100 * answers.base_accuracy:.1f} %.")
+    if size := tables.resized_to(scores):
         print(
             f"The data source resized the images to {size[0]}x{size[1]}: patches are "
             "in pixels of the\nresized image, the one that this attacker changes."
         )
-    print(f"Written to {out}: {', '.join(written)}")
+    if question.has_figures:
+        print("Drawing figures and page ...", flush=True)
+    written = report.write(scores, question, answers, out)
+    say_written(out, written)
 
 
-# Each of these reads the scores a shard at a time: memory is bounded.
-
-
-def ask(scores, attacks, votings, settings):
-    """({(voting, attack, rule): certificate}, what else summary.json says of each)."""
-    certificates, extras = {}, {}
-    for span, part in scores:
-        for voting in votings:
-            votes, limit = cast_votes(part, voting, **settings)
-            doubt = doubtful(part, voting, settings)
-            for attack, (touched, num_patches) in attacks.items():
-                key = voting, attack, "placement"
-                extra = extras.setdefault(key, {})
-                if num_patches > 1:
-                    found, extra["is_exact"] = ds.certify_several(
-                        votes, touched, num_patches, limit=limit
-                    )
-                    certificates.setdefault(key, []).append(found)
-                    continue
-                for rule in RULES:
-                    found = ds.certify(votes, touched, rule=rule, limit=limit)
-                    key = voting, attack, rule
-                    certificates.setdefault(key, []).append(found)
-                    extras.setdefault(key, {})
-                if doubt is not None:
-                    found = ds.certify(votes, touched, limit=limit, uncertain=doubt)
-                    result = ds.evaluate(found, scores.labels[span])
-                    name = "certified_accuracy_uncertain"
-                    share = result.certified.count / len(scores)
-                    extra[name] = extra.get(name, 0.0) + share
-    joined = {key: concatenate(parts) for key, parts in certificates.items()}
-    return joined, [extras[key] for key in joined]
-
-
-def each_image(scores, votings, settings, main_voting):
-    """Columns of rows.csv that belong to no attack."""
-    columns = {"runner_up": []}
-    for voting in votings:
-        columns[f"largest_certified_square_{voting}"] = []
-    for _, part in scores:
-        for voting in votings:
-            votes, limit = cast_votes(part, voting, **settings)
-            columns[f"largest_certified_square_{voting}"].append(
-                ds.largest_certified_patch(
-                    votes, scores.ablation, scores.image_size, limit=limit
-                )
-            )
-            if voting == main_voting:
-                columns["runner_up"].append(ds.runner_up(votes, limit=limit))
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
-def write_maps(scores, patch, voting, settings, out, caption):
-    """The margin and the rival at each placement, and the mean as a figure."""
-    maps = []
-    for _, part in scores:
-        votes, limit = cast_votes(part, voting, **settings)
-        maps.append(
-            ds.vulnerability_map(
-                votes, scores.ablation, patch, scores.image_size, limit=limit
-            )
+def compare():
+    """Sets runs on the same images side by side; prints and writes what was found."""
+    stores = {
+        name: comparison.find_scores(path, FLAGS.split)
+        for name, path in zip(
+            comparison.short_names(FLAGS.compare), FLAGS.compare, strict=True
         )
-    margin, rival = (np.concatenate(parts) for parts in zip(*maps, strict=True))
-    np.savez_compressed(out / "maps.npz", margin=margin, rival=rival)
-    mean = margin.mean(axis=0) / (ds.GRADES if voting == "graded" else 1)
-    figure = report.map_figure(mean, patch, caption=caption)
-    report.write_figure(figure, out / "map.png")
+    }
+    first = next(iter(stores.values()))
+    patches = cli.parse_patches(FLAGS.patches, first.image_size)
+    runs = comparison.compare(
+        stores, patches, voting=FLAGS.voting, watch=watch(len(first))
+    )
+    print(f"\n{comparison.format_comparison(runs)}\n")
+    out = pathlib.Path(FLAGS.out or first.path.parent)
+    say_written(out, comparison.write(runs, out))
 
 
-def doubtful(scores, voting, settings):
-    """Votes within the tolerance of being cast otherwise; None where not defined."""
-    if voting == "top_one":
-        return None
-    name = {"threshold": "threshold", "graded": "strength"}[voting]
-    return ds.uncertain_votes(scores, FLAGS.tolerance, **{name: settings[name]})
+def say_written(out, names):
+    print(wrapped(f"Written to {out}: {', '.join(names)}"))
 
 
-def format_sweep(scores, attacks):
-    """sweep.csv: every threshold and strength asked for, every attack, both rules."""
-    found = {}
-    for span, part in scores:
-        results = ds.sweep(
-            part,
-            scores.labels[span],
-            {a: touched for a, (touched, num) in attacks.items() if num == 1},
-            thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
-            strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
-        )
-        found = {k: found[k] + r if k in found else r for k, r in results.items()}
-    names = ("voting", "setting", "attack", "rule", "clean", "certified", "num_images")
-    lines = [
-        (*key, result.clean.count, result.certified.count, len(scores))
-        for key, result in found.items()
-    ]
-    return report.format_rows(dict(zip(names, zip(*lines, strict=True), strict=True)))
+def wrapped(text):
+    """Lines for a terminal; a path stays whole."""
+    return textwrap.fill(text, 96, break_long_words=False, break_on_hyphens=False)
+
+
+def watch(num_images):
+    """Says how far the pass over the scores of so many images is."""
+
+    def passed_on(groups):
+        return cli.progress(groups, "certified", num_images, lambda one: len(one[1]))
+
+    return passed_on
 
 
 if __name__ == "__main__":

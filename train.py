@@ -26,13 +26,14 @@ from dsmooth_jax import (
     cli,
     data,
     distributed,
+    drawing,
+    figures,
     filling,
     loop,
     losses,
     models,
     optimizers,
     provenance,
-    report,
     store,
     training,
 )
@@ -140,7 +141,8 @@ def train(config, workdir):
     if not is_first:
         return
     if outcome.lines:
-        report.write_figure(report.curve_figure(outcome.lines), workdir / "curve.png")
+        figure = figures.curve_figure(outcome.lines)
+        drawing.write_figure(figure, workdir / "curve.png")
     best = outcome.best
     if best is not None:
         print(f"best at step {best['step']}: {describe(best)}")

@@ -34,6 +34,7 @@ from dsmooth_jax.evaluation import (
     evaluate,
     sweep,
 )
+from dsmooth_jax.gallery import save_thumbnails
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.questions import (
@@ -101,6 +102,7 @@ __all__ = [
     "rectangles_of_area",
     "runner_up",
     "save_scores",
+    "save_thumbnails",
     "score",
     "square_of_percent",
     "sweep",

@@ -1,4 +1,4 @@
-"""What train.py and certify.py share: patches as text, errors in one line.
+"""What train.py and certify.py share: patches as text, progress, errors in one line.
 
 With DSMOOTH_TRACEBACK set, an error also shows where it came from.
 """
@@ -7,14 +7,21 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
+from tqdm import tqdm
 
 from dsmooth_jax.questions import square_of_percent
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
+
+Item = TypeVar("Item")
+
+_QUIET_SECONDS = 2  # what takes less needs no progress
+_LINE_SECONDS = 10  # between two lines, where there is no terminal
 
 
 def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
@@ -104,6 +111,50 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(
             f"{name}={text} must be numbers, for example {name}=0.2,0.3"
         ) from None
+
+
+def progress(
+    items: Iterable[Item],
+    what: str,
+    num_images: int,
+    count: Callable[[Item], int],
+) -> Iterator[Item]:
+    """Passes items on and says how many images are done, a second, and still to go.
+
+    A bar on a terminal, elsewhere a line every ten seconds; silent for two seconds.
+
+    Args:
+      items: what is worked through.
+      what: what is done to the images, "scored" for example.
+      num_images: in all items together.
+      count: the images of an item.
+
+    Yields:
+      The items. One is done when the next is asked for.
+    """
+    started = said = time.monotonic()
+    done = 0
+    bar = tqdm(
+        total=num_images,
+        unit=" images",
+        desc=what,
+        delay=_QUIET_SECONDS,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        for item in items:
+            yield item
+            done += count(item)
+            bar.update(count(item))
+            now = time.monotonic()
+            rate = done / max(now - started, 1e-9)
+            if bar.disable and now - said > _LINE_SECONDS and done < num_images:
+                said = now
+                print(
+                    f"{what} {done:,} of {num_images:,} images, {rate:,.1f} images/s, "
+                    f"{(num_images - done) / rate:.0f} s to go",
+                    flush=True,
+                )
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def describe_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     >>> describe_difference({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}})
     'train.lr: saved 0.1, wanted 0.2'
     """
-    old, new = _flatten(saved), _flatten(wanted)
+    old, new = flatten(saved), flatten(wanted)
     missing = object()
     differences = []
     for key in sorted(old.keys() | new.keys()):
@@ -44,12 +44,12 @@ def describe_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     return "; ".join(differences)
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """{dotted path: value}; an empty dict is a value of its own."""
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Returns {dotted path: value}; an empty dict is a value of its own."""
     if isinstance(value, Mapping) and (value or not path):
         flat: dict[str, Any] = {}
         for key, child in value.items():
-            flat |= _flatten(child, f"{path}.{key}" if path else str(key))
+            flat |= flatten(child, f"{path}.{key}" if path else str(key))
         return flat
     return {path: _lists(value)}
 

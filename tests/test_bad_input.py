@@ -643,6 +643,17 @@ def calls():
         ValueError,
         ["image_shape=(4, 6)", "(H, W, C)"],
     )
+    for what, images, error, words in (
+        ("other images", IMAGES[:1], ValueError, ["(1, 4, 6, 1)", "(2, 4, 6, 1)"]),
+        ("of integers", IMAGES.astype(int), TypeError, ["int64", "uint8"]),
+        ("out of range", IMAGES + 2, ValueError, ["[0, 1]"]),
+    ):
+        yield (
+            f"save_thumbnails: {what}",
+            lambda images=images: ds.save_thumbnails(save(folder() / "s"), images),
+            error,
+            words,
+        )
     for what, path, words in (
         ("nothing there", lambda: folder() / "scores", ["no store", "manifest.json"]),
         ("a file", lambda: folder(scores="") / "scores", ["scores", "no store"]),
@@ -857,6 +868,11 @@ COMMANDS = {
     ),
     "certify, no flag": (["certify.py"], ["--workdir", "--scores", DEMO]),
     "certify, both": ([*SCORED, DEMO], ["either", "--workdir", "--scores"]),
+    "certify, compare one": (["certify.py", "--compare={scores}"], ["two or more"]),
+    "certify, compare nothing": (
+        ["certify.py", "--compare={scores},{tmp}/typo"],
+        ["typo", "no scores", "certify.py --workdir"],
+    ),
     "certify, unknown flag": ([*SCORED, "--patch=2x2"], ["patch", "help"]),
     "certify, no flag but a word": ([*SCORED, "5x5"], ["'5x5'", "--help"]),
     "certify, no workdir there": (

@@ -30,3 +30,20 @@ def test_numbers_are_read_as_written():
     assert cli.parse_numbers("--strengths", "") == ()
     with pytest.raises(ValueError, match="--strengths=2,many must be numbers"):
         cli.parse_numbers("--strengths", "2,many")
+
+
+def test_progress_is_a_line_at_times_where_there_is_no_terminal(capsys, monkeypatch):
+    """Logs: every ten seconds how fast and how long still."""
+    clock = iter([0.0, 0.5, 12.0, 13.0, 30.0])  # the start, four items
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    items = [range(5), range(10), range(5), range(20)]
+    assert list(cli.progress(items, "scored", 40, len)) == items
+    assert capsys.readouterr().out.splitlines() == [
+        "scored 15 of 40 images, 1.2 images/s, 20 s to go",
+    ]
+
+
+def test_no_progress_of_nothing(capsys):
+    """A store that is complete: nothing was scored, so nothing is said."""
+    assert list(cli.progress([], "scored", 0, len)) == []
+    assert capsys.readouterr().out == ""

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, data
+from dsmooth_jax import checkpoint, data, gallery
 from dsmooth_jax.smoothed import BEST
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,7 +88,50 @@ def test_summary_rows_and_table_say_the_same(certified):
         name = f"margin_2x2_{voting}_placement"
         at_2x2 = np.array([int(row[name]) >= 0 for row in rows])
         np.testing.assert_array_equal(sides >= 2, at_2x2)
-    assert (out / "certified_accuracy.png").stat().st_size > 10_000
+    for name in ("certified_accuracy", "rectangles", "settings", "margins", "map"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
+        assert (out / f"{name}.svg").read_text().startswith("<?xml")
+    assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
+    assert "are classified right, and proven to stay so: no 2x2 patch" in " ".join(
+        printed.split()
+    )
+
+
+def test_the_page_is_there_with_its_pictures(certified):
+    """report.html holds the numbers of summary.json, and each image's own picture."""
+    out, _ = certified
+    text = (out / "report.html").read_text(encoding="utf-8")
+    found = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert found["classes"] == list("0123456789") and found["numImages"] == 60
+    summary = json.loads((out / "summary.json").read_text())
+    for record in summary["certificates"]:
+        if record["patch"] == [2, 2] and record["rule"] == "placement":
+            square = found["votings"][record["voting"]]["squares"][1]
+            assert square["certified"][0] / 60 == record["certified_accuracy"]
+            assert square["certified"][1:] == record["certified_interval"]
+            assert square["wrong"][0] / 60 == record["certified_wrong"]
+    store = ds.open_scores(out / "scores")
+    test_set = data.load("mnist5k", "test")
+    where = {name: i for i, name in enumerate(test_set.ids)}
+    images = test_set.images[[where[name] for name in found["ids"]]]
+    np.testing.assert_array_equal(gallery.load_thumbnails(store), images)
+    assert found["atlas"]["size"] == [28, 28]
+
+
+def test_runs_are_set_side_by_side(certified, run_script, tmp_path):
+    """--compare: one table and one figure, of folders that certify.py wrote."""
+    out, _ = certified
+    done = run_script(
+        "certify.py",
+        f"--compare={out},{out / 'scores'}",
+        "--patches=2x2",
+        f"--out={tmp_path}",
+    )
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows] == [str(out), "scores"]
+    assert rows[0]["certified"] == rows[1]["certified"] and rows[1]["gained"] == "0"
+    assert "against the first" in done.stdout
+    assert (tmp_path / "comparison.png").exists()
 
 
 def test_library_and_script_agree(certified, smoke_run):
@@ -114,11 +158,12 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         f"--workdir={smoke_run}",
         f"--patches={PATCHES}",
         "--num_images=60",
+        "--noreport",
         f"--out={out}",
     )
     assert "found the scores of all 60 images" in again.stdout
-    table = printed[printed.index("60 test images") :]
-    assert again.stdout.endswith(table)
+    table = printed[printed.index("60 test images") : printed.index("Drawing")]
+    assert table in again.stdout
     other = out / "asked"
     run_script(
         "certify.py",
@@ -131,8 +176,10 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         "--thresholds=0.2,0.4",
         "--strengths=3",
         "--maps",
+        "--noreport",
         f"--out={other}",
     )
+    assert not (other / "report.html").exists()
     summary = json.loads((other / "summary.json").read_text())
     assert summary["threshold"] == 0.4
     certified = {
@@ -211,6 +258,7 @@ def test_scores_of_other_images_are_refused_or_overwritten(
         f"--workdir={smoke_run}",
         "--patches=2x2",
         "--num_images=30",
+        "--noreport",
         f"--out={out}",
     ]
     done = run_script(*arguments, is_ok=False)

@@ -1,0 +1,211 @@
+"""Runs side by side: the same images, asked the same patches, one table, one figure."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsmooth_jax import figures, tables
+from dsmooth_jax.answers import Answers, Watch, ask
+from dsmooth_jax.drawing import write_figure
+from dsmooth_jax.inquiry import Question, attacks_on
+from dsmooth_jax.store import PathLike, ScoreStore, StoreError, open_scores
+from dsmooth_jax.threat import Patch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One of the runs, and what was found.
+
+    Attributes:
+      store: its scores.
+      question: what it was asked, by its own voting and settings.
+      answers: what was found.
+    """
+
+    store: ScoreStore
+    question: Question
+    answers: Answers
+
+    def is_hit(self, patch: Patch) -> np.ndarray:
+        """Bool [N]: right and certified against the patch, by the placement rule."""
+        voting = self.question.main
+        is_right = self.answers.predictions[voting] == self.store.labels
+        return is_right & (self.answers.margins[voting, patch, "placement"] >= 0)
+
+
+def find_scores(path: PathLike, split: str) -> ScoreStore:
+    """Opens the scores that a run's folder holds.
+
+    Args:
+      path: a store, a workdir of train.py, or a folder that certify.py wrote to.
+      split: "test", "validation" or "train"; of a workdir.
+
+    Raises:
+      StoreError: there are none.
+    """
+    folder = pathlib.Path(path)
+    places = [folder, folder / "certify" / split / "scores", folder / "scores"]
+    for place in places:
+        if (place / "manifest.json").exists():
+            return open_scores(place)
+    raise StoreError(
+        f"{path} holds no scores, nor does {places[1]}; make them first with "
+        f"python certify.py --workdir={path}"
+    )
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """What tells paths apart: without the folders that all begin or end with.
+
+    >>> short_names(["runs/a/certify/test", "runs/b/certify/test"])
+    ['a', 'b']
+    """
+    parts = [list(pathlib.PurePath(path).parts) for path in paths]
+    for end in (0, -1):
+        while all(parts) and len({one[end] for one in parts}) == 1:
+            for one in parts:
+                one.pop(end)
+    return ["/".join(one) or path for one, path in zip(parts, paths, strict=True)]
+
+
+def check_same_images(stores: Mapping[str, ScoreStore]) -> None:
+    """Raises StoreError unless all scores are of the same images, in the same order."""
+    (first_name, first), *others = stores.items()
+    for name, other in others:
+        pairs = {
+            "the number of images": (len(first), len(other)),
+            "the image shape": (first.image_shape, other.image_shape),
+            "the number of classes": (first.num_classes, other.num_classes),
+            "ids": (first.ids.tolist(), other.ids.tolist()),
+            "labels": (first.labels.tolist(), other.labels.tolist()),
+        }
+        if "images" in first.made_by and "images" in other.made_by:
+            pairs["pixels"] = (first.made_by["images"], other.made_by["images"])
+        for what, (one, two) in pairs.items():
+            if one != two:
+                shown = "" if isinstance(one, list) else f", {one} and {two}"
+                raise StoreError(
+                    f"{first_name} and {name} are of different images: {what} differ"
+                    f"{shown}; compare runs on the same split of the same data"
+                )
+
+
+def compare(
+    stores: Mapping[str, ScoreStore],
+    patches: Sequence[Patch],
+    *,
+    voting: str | None = None,
+    watch: Watch = iter,
+) -> dict[str, Run]:
+    """Asks every run the same patches, each by its own settings.
+
+    Args:
+      stores: {name: scores}, two or more.
+      patches: against which.
+      voting: of all; the one that each run has saved, if None.
+      watch: as in `ask`.
+
+    Returns:
+      {name: run}.
+
+    Raises:
+      StoreError: the images differ.
+      ValueError: fewer than two runs.
+    """
+    if len(stores) < 2:
+        raise ValueError(f"stores={list(stores)} must be two or more runs")
+    check_same_images(stores)
+    runs = {}
+    for name, store in stores.items():
+        main: Any = voting or store.made_by.get("voting", "threshold")
+        question = Question(
+            attacks_on(store.ablation, store.image_size, patches),
+            (main,),
+            store.made_by.get("threshold", 0.3),
+            store.made_by.get("strength", 5.0),
+            main=main,
+            has_figures=False,
+        )
+        runs[name] = Run(store, question, ask(store, question, watch=watch))
+    return runs
+
+
+def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """One record for each patch and run; what is gained and lost against the first."""
+    first = next(iter(runs.values()))
+    found = []
+    for patch in first.question.patches:
+        for name, run in runs.items():
+            voting = run.question.main
+            result = run.answers.results[voting, patch, "placement"]
+            here, there = run.is_hit(patch), first.is_hit(patch)
+            found.append(
+                {
+                    "patch": str(patch),
+                    "run": name,
+                    "ablation": str(run.store.ablation),
+                    "voting": voting,
+                    "setting": run.question.setting(voting),
+                    "num_images": result.clean.num_images,
+                    "clean": result.clean,
+                    "certified": result.certified,
+                    "gained": int((here & ~there).sum()),
+                    "lost": int((there & ~here).sum()),
+                }
+            )
+    return found
+
+
+def format_comparison(runs: Mapping[str, Run]) -> str:
+    """Lays the rows out as text, at most 100 columns where names have at most 24."""
+    wide = max(9, *(len(name) for name in runs))
+    lines = [
+        f"{'':9} {'':{wide}}  {'':9}  {'clean':>6}  {'certified accuracy':^22}  "
+        f"{'against the first':^17}",
+        f"{'patch':9} {'run':{wide}}  {'voting':9}  {'%':>6}  "
+        f"{'%  (95 % interval)':^22}  {'gained':>8} {'lost':>8}",
+    ]
+    lines.append("-" * len(lines[1]))
+    last, first = None, next(iter(runs))
+    for row in rows(runs):
+        patch, name = row["patch"], row["run"]
+        change = "" if name == first else f"{row['gained']:8,} {row['lost']:8,}"
+        lines.append(
+            f"{'' if patch == last else patch:9} {name:{wide}}  {row['voting']:9}  "
+            f"{100 * row['clean'].value:6.1f}  "
+            f"{tables.format_accuracy(row['certified'])}  {change:17}".rstrip()
+        )
+        last = patch
+    return "\n".join(lines)
+
+
+def draw(runs: Mapping[str, Run]) -> "Figure":
+    """Draws certified accuracy over the side of a square, a line for each run."""
+    first = next(iter(runs.values()))
+    largest = max(int(r.answers.largest[r.question.main].max()) for r in runs.values())
+    sides = range(1, min(largest + 1, *first.store.image_size) + 1)
+    found = {}
+    for name, run in runs.items():
+        squares = run.answers.squares(run.store.labels, sides)
+        found[name] = dict(zip(sides, squares.values(), strict=True))
+    images = f"{len(first.store):,} {tables.describe_images(first.store)}"
+    return figures.comparison_figure(found, caption=f"{images}, placement rule")
+
+
+def write(runs: Mapping[str, Run], out: pathlib.Path) -> list[str]:
+    """Writes comparison.csv and the figure; returns the names of the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    records = [
+        {k: v.count if k in ("clean", "certified") else v for k, v in row.items()}
+        for row in rows(runs)
+    ]
+    columns = {key: [record[key] for record in records] for key in records[0]}
+    (out / "comparison.csv").write_text(tables.format_rows(columns))
+    write_figure(draw(runs), out / "comparison.png")
+    return ["comparison.png", "comparison.svg", "comparison.csv"]

@@ -1,0 +1,163 @@
+"""How figures look, and how they are written: one palette, one style, PNG and SVG."""
+
+import io
+import pathlib
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsmooth_jax.evaluation import Accuracy
+
+if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT, PAPER = "#1f2328", "#5f6771", "#dfe3e8", "#ffffff"
+BLUE, ORANGE, GREEN = "#0b5fa5", "#c8660a", "#4d7c1f"
+"""The palette; a page replaces these by its own, for dark screens."""
+
+_CAPTION = "caption"  # the mark of the small print
+
+_RC: dict[Any, Any] = {
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.08,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "grid.color": FAINT,
+    "hatch.linewidth": 0.7,
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read out
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+}
+
+
+def write_figure(figure: "Figure", path: pathlib.Path) -> None:
+    """Writes a figure as PNG, at a resolution for slides, and beside it as SVG.
+
+    Args:
+      figure: any of the above.
+      path: of the PNG.
+    """
+    path.with_suffix(".svg").write_text(svg(figure))
+    figure.savefig(path.with_suffix(".png"), dpi=160)
+
+
+def svg(figure: "Figure", *, has_caption: bool = True) -> str:
+    """Returns a figure as SVG; the same figure gives the same text.
+
+    Args:
+      figure: any of ours.
+      has_caption: whether the small print is in it.
+    """
+    import matplotlib
+
+    text = io.StringIO()
+    small_print = [one for one in figure.texts if one.get_gid() == _CAPTION]
+    for one in small_print:
+        one.set_visible(has_caption)
+    with matplotlib.rc_context(_RC | {"svg.hashsalt": "dsmooth_jax"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    for one in small_print:
+        one.set_visible(True)
+    return re.sub(r"[ \t]+$", "", text.getvalue(), flags=re.MULTILINE)
+
+
+def get_caption(figure: "Figure") -> str:
+    """The small print of a figure, on one line."""
+    found = (one.get_text() for one in figure.texts if one.get_gid() == _CAPTION)
+    return " ".join(next(found, "").split())
+
+
+def new_figure(title: str, caption: str, *, panels: int = 1) -> Any:
+    """A figure and its axes (an array of them for several panels), in our style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(5.8, 3.9), layout="constrained")
+        axes = figure.subplots(1, panels)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+    for one in np.ravel(axes):
+        one.set_axisbelow(True)
+    if caption:
+        caption = textwrap.fill(caption, 96)
+        figure.supxlabel(
+            caption, x=0.01, ha="left", fontsize=8, color=MUTED, gid=_CAPTION
+        )
+    return figure, axes
+
+
+def percent_axis(axes: "Axes", label: str) -> None:
+    """An axis of shares: 0 to 100 %, with lines for the eye to follow."""
+    axes.set_ylim(0, 102)
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=FAINT)
+
+
+def interval_band(
+    axes: "Axes", place: Any, accuracies: Sequence[Accuracy], color: str
+) -> None:
+    """The 95 % intervals, behind a line."""
+    low, high = zip(*(percent(a.interval) for a in accuracies), strict=True)
+    axes.fill_between(place, low, high, color=color, alpha=0.16, linewidth=0)
+
+
+def percent(interval: tuple[float, float]) -> tuple[float, float]:
+    """An interval of shares in [0, 1], in per cent."""
+    return 100 * interval[0], 100 * interval[1]
+
+
+def note(axes: "Axes", x: float, y: float, text: str) -> None:
+    """Small print at the right end of a line."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=9,
+        color=MUTED,
+    )
+
+
+def draw_map(axes: "Axes", values: np.ndarray, *, vmax: float | None) -> Any:
+    """A map in a scale that is monotonous in lightness."""
+    axes.spines[:].set_visible(False)
+    return axes.imshow(
+        values, cmap="cividis", interpolation="nearest", vmin=0, vmax=vmax
+    )
+
+
+def color_bar(figure: "Figure", image: Any, label: str) -> None:
+    """The scale of a map, beside it."""
+    figure.colorbar(image, label=label).outline.set_visible(False)  # type: ignore[operator]
+
+
+def legend(axes: "Axes", **place: Any) -> None:
+    """A legend without a frame."""
+    axes.legend(frameon=False, **place)
+
+
+def tick_sizes(set_ticks: Any, sizes: Sequence[int]) -> None:
+    """Names every cell of a map's axis, or every second, ..., where there are many."""
+    every = -(-len(sizes) // 12)
+    places = range(0, len(sizes), every)
+    set_ticks(list(places), [str(sizes[place]) for place in places])
+
+
+def least_step(place: np.ndarray) -> float:
+    """The least distance of two places."""
+    return float(np.diff(np.unique(place)).min()) if len(place) > 1 else 1.0

@@ -1,0 +1,136 @@
+"""What a page knows of each image that it shows, as plain JSON.
+
+Margins against every square, where the worst placement lies, which duel is lost there,
+and what each ablation says in that duel: enough to draw any of it, and to add it up
+again, without the scores.
+"""
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.answers import Answers
+from dsmooth_jax.duels import check_levels, preference
+from dsmooth_jax.gallery import class_names
+from dsmooth_jax.inquiry import Question, shown_sizes
+from dsmooth_jax.questions import worst_placement
+from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.threat import Patch
+from dsmooth_jax.types import ImageSize
+from dsmooth_jax.voting import Voting
+
+
+def explore(store: ScoreStore, question: Question, answers: Answers) -> dict[str, Any]:
+    """Collects what the explorer of a page shows.
+
+    Args:
+      store: the scores.
+      question: what was asked; its sample is what is shown one by one.
+      answers: what was found.
+
+    Returns:
+      Plain JSON. ``votings`` holds for each voting ``clean`` and ``squares``, counts
+      over *all* images with 95 % intervals in [0, 1], and for the images shown, in the
+      order of ``ids``: ``prediction``, ``largest`` (side of the largest certified
+      square), and for each of ``sides`` the ``margin``, the ``rival`` and the
+      ``corner`` (row * W + column) of the worst placement; ``duels``, for each rival
+      that occurs (and the label), base64 of int8 [P]: how much each ablation prefers
+      the prediction to it, in units of 1 / ``limit`` of a vote.
+    """
+    sides = shown_sizes(min(store.image_size))
+    return {
+        "classes": class_names(store),
+        "numImages": len(store),
+        "imageSize": list(store.image_size),
+        "sides": sides,
+        "main": question.main,
+        "focus": _nearest_side(question.focus, sides),
+        "windows": _windows(store.ablation, store.image_size),
+        "ids": store.ids[question.sample].tolist(),
+        "labels": store.labels[question.sample].tolist(),
+        "votings": {
+            voting: _voting(store, question, answers, voting, sides)
+            for voting in question.votings
+        },
+    }
+
+
+def is_grid(ablation: Ablation, image_size: ImageSize) -> bool:
+    """Whether ablations lie in a grid: one window each, several down and across."""
+    windows = ablation.windows(image_size)
+    return windows.is_single and min(len(windows.rows), len(windows.columns)) > 1
+
+
+def _voting(
+    store: ScoreStore,
+    question: Question,
+    answers: Answers,
+    voting: Voting,
+    sides: list[int],
+) -> dict[str, Any]:
+    squares = answers.squares(store.labels, sides)
+    found = [squares[voting, Patch(side, side), "placement"] for side in sides]
+    votes, limit = question.cast(answers.sample, voting)
+    width = store.image_size[1]
+    margins, rivals, corners = [], [], []  # [sides, n] each
+    for side in sides:
+        margin, rival, corner = worst_placement(
+            votes, store.ablation, Patch(side, side), store.image_size, limit=limit
+        )
+        margins.append(margin)
+        rivals.append(rival)
+        corners.append(corner @ [width, 1])
+    prediction = answers.predictions[voting][question.sample]
+    levels, checked_limit, _ = check_levels(votes, limit)
+    preferences = preference(levels, levels, prediction, checked_limit)
+    asked = np.stack([*rivals, store.labels[question.sample]], axis=1)  # [n, sides + 1]
+    return {
+        "setting": question.setting(voting),
+        "limit": checked_limit,
+        "clean": _share(found[0].clean),
+        "squares": [
+            {"certified": _share(e.certified), "wrong": _share(e.certified_wrong)}
+            for e in found
+        ],
+        "prediction": prediction.tolist(),
+        "largest": answers.largest[voting][question.sample].tolist(),
+        "margin": np.stack(margins, axis=1).tolist(),
+        "rival": np.stack(rivals, axis=1).tolist(),
+        "corner": np.stack(corners, axis=1).tolist(),
+        "duels": [
+            {
+                str(j): base64.b64encode(one[:, j].astype(np.int8).tobytes()).decode()
+                for j in np.unique(classes[classes != own]).tolist()
+            }
+            for one, classes, own in zip(preferences, asked, prediction, strict=True)
+        ],
+    }
+
+
+def _share(accuracy: Any) -> list[float]:
+    """[count, low, high]."""
+    return [accuracy.count, *accuracy.interval]
+
+
+def _nearest_side(patch: Patch, sides: list[int]) -> int:
+    """The square whose area is nearest to the patch's."""
+    return min(sides, key=lambda m: abs(m * m - patch.height * patch.width))
+
+
+def _windows(ablation: Ablation, image_size: ImageSize) -> dict[str, Any]:
+    """Which pixels each ablation keeps: bands as [[start, stop], ...], and choices."""
+    windows = ablation.windows(image_size)
+    return {
+        "rows": [_intervals(band) for band in windows.rows],
+        "columns": [_intervals(band) for band in windows.columns],
+        # Window w is rows[w // S], columns[w % S]; ablation p keeps choices[p].
+        "choices": None if windows.is_single else windows.choices.tolist(),
+    }
+
+
+def _intervals(band: np.ndarray) -> list[list[int]]:
+    """The runs of True in bool [length], as half-open intervals."""
+    edges = np.flatnonzero(np.diff(np.pad(band.astype(np.int8), 1)))
+    return edges.reshape(-1, 2).tolist()

@@ -1,0 +1,292 @@
+"""Figures: each a function from what was found to a matplotlib figure.
+
+Drawn for paper and for a colour-blind reader first: series differ by marker and line as
+well as by colour, maps by lightness, and the number of images is in the caption. No
+number is made here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsmooth_jax.certificate import Rule
+from dsmooth_jax.drawing import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    interval_band,
+    legend,
+    new_figure,
+    note,
+    percent,
+    percent_axis,
+)
+from dsmooth_jax.evaluation import Evaluation
+from dsmooth_jax.inquiry import Key
+from dsmooth_jax.threat import Patch
+from dsmooth_jax.voting import Voting
+
+if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
+    from matplotlib.figure import Figure
+
+_STYLES: dict[tuple[Voting, Rule], dict[str, Any]] = {
+    ("graded", "placement"): {"color": BLUE, "marker": "o", "linestyle": "-"},
+    ("threshold", "placement"): {"color": ORANGE, "marker": "s", "linestyle": "--"},
+    ("top_one", "placement"): {"color": GREEN, "marker": "^", "linestyle": "-."},
+    ("threshold", "margin"): {"color": ORANGE, "marker": "s", "linestyle": ":"},
+    ("top_one", "margin"): {"color": GREEN, "marker": "^", "linestyle": ":"},
+}
+"""What is drawn, told apart by colour and by marker. The margin rule is the paper's."""
+
+
+def accuracy_figure(
+    results: Mapping[Key, Evaluation],
+    *,
+    base_accuracy: float,
+    caption: str,
+) -> "Figure":
+    """Draws certified accuracy over patch size, with clean and base accuracy.
+
+    Args:
+      results: {(voting, attack, rule): evaluation}. Squares are drawn by their side;
+        other shapes one after the other.
+      base_accuracy: the mean over ablations, in [0, 1].
+      caption: a line of small print: data, n, model.
+    """
+    figure, axes = new_figure(
+        "Certified accuracy against one adversarial patch", caption
+    )
+    patches = list(dict.fromkeys(a for _, a, _ in results if isinstance(a, Patch)))
+    votings = list(dict.fromkeys(voting for voting, _, _ in results))
+    are_squares = all(patch.height == patch.width for patch in patches)
+    place = np.arange(1.0, len(patches) + 1)
+    if are_squares:
+        place = np.array([float(patch.height) for patch in patches])
+    span = (0, place.max() * 1.04 + 0.2)
+    best = max(
+        (results[v, patches[0], "placement"].clean for v in votings),
+        key=lambda accuracy: accuracy.value,
+    )
+    axes.fill_between(span, *percent(best.interval), color=FAINT, linewidth=0)
+    axes.plot(span, [100 * best.value] * 2, color=INK, linewidth=1)
+    note(axes, span[1], 100 * best.value, "clean accuracy, no patch")
+    axes.plot(span, [100 * base_accuracy] * 2, color=MUTED, linewidth=1, dashes=(1, 2))
+    note(axes, span[1], 100 * base_accuracy, "one ablation alone")
+    for (voting, rule), style in _STYLES.items():
+        if (voting, patches[0], rule) not in results:
+            continue
+        found = [results[voting, patch, rule].certified for patch in patches]
+        is_placement = rule == "placement"
+        if is_placement:
+            interval_band(axes, place, found, style["color"])
+        axes.plot(
+            place,
+            [100 * accuracy.value for accuracy in found],
+            **style | ({} if are_squares else {"linestyle": "none"}),
+            linewidth=1.6,
+            markersize=4.5,
+            markerfacecolor=style["color"] if is_placement else PAPER,
+            zorder=3 if is_placement else 2,
+            label=f"{voting.replace('_', ' ')} votes, {rule} rule",
+        )
+    axes.set_xlim(*span)
+    if are_squares:
+        axes.set_xlabel("side of the square patch (pixels)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    else:
+        axes.set_xticks(place, list(map(str, patches)))
+        axes.set_xlabel("patch, height x width (pixels)")
+    percent_axis(axes, "images, right and certified (%)")
+    legend(axes, loc="upper right", bbox_to_anchor=(1, 0.86))
+    return figure
+
+
+def settings_figure(
+    results: Mapping[tuple[Voting, float], Evaluation],
+    chosen: Mapping[Voting, float],
+    patch: Patch,
+    *,
+    caption: str,
+) -> "Figure":
+    """Draws clean and certified accuracy over the threshold and over the strength.
+
+    Args:
+      results: {(voting, setting): evaluation}; each voting gets a panel.
+      chosen: the setting in use, of each voting.
+      patch: against which.
+      caption: a line of small print.
+    """
+    votings = list(dict.fromkeys(voting for voting, _ in results))
+    figure, panels = new_figure(
+        f"Choice of the setting, against a {patch} patch", caption, panels=len(votings)
+    )
+    axes_of = [panels] if len(votings) == 1 else list(panels)
+    for axes, voting in zip(axes_of, votings, strict=True):
+        values = sorted(value for v, value in results if v == voting)
+        found = [results[voting, value] for value in values]
+        style = _STYLES[voting, "placement"]
+        axes.plot(
+            values,
+            [100 * e.clean.value for e in found],
+            color=INK,
+            linewidth=1,
+            dashes=(4, 2),
+            label="clean",
+        )
+        certified = [e.certified for e in found]
+        interval_band(axes, values, certified, style["color"])
+        axes.plot(
+            values,
+            [100 * accuracy.value for accuracy in certified],
+            color=style["color"],
+            marker=style["marker"],
+            markersize=4,
+            label="right and certified",
+        )
+        here = 100 * results[voting, chosen[voting]].certified.value
+        axes.plot(
+            [chosen[voting]],
+            [here],
+            marker="o",
+            markersize=12,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            linestyle="none",
+        )
+        axes.set_title(
+            f"in use: {chosen[voting]:g}", fontsize=9, color=MUTED, loc="right"
+        )
+        name = {"threshold": "threshold, a score", "graded": "strength, log scale"}
+        axes.set_xlabel(name[voting])
+        if voting == "graded":
+            axes.set_xscale("log")
+            ticks = [v for v in (1, 2, 5, 10, 20, 50, 100) if v <= max(values)]
+            axes.set_xticks(ticks, list(map(str, ticks)))
+            axes.minorticks_off()
+        percent_axis(axes, "images (%)")
+    legend(axes_of[0], loc="lower left")
+    for axes in axes_of[1:]:
+        axes.set_ylabel("")
+        axes.tick_params(labelleft=False)
+    return figure
+
+
+def margins_figure(
+    margin: np.ndarray, is_right: np.ndarray, patch: Patch, *, caption: str
+) -> "Figure":
+    """Draws how far each prediction is from being changed, right and wrong ones apart.
+
+    Args:
+      margin: [N], votes.
+      is_right: bool [N].
+      patch: against which.
+      caption: a line of small print.
+    """
+    figure, axes = new_figure(f"Margin against a {patch} patch", caption)
+    low, high = (float(margin.min()), float(margin.max())) if margin.size else (0, 1)
+    step = max(1.0, np.ceil((high - low) / 40))
+    # Zero is an edge: nothing on its left is certified, everything on its right is.
+    edges = np.arange(np.floor(low / step) * step, high + 2 * step, step)
+    groups = (
+        (is_right, "right", {"facecolor": BLUE, "edgecolor": PAPER}),
+        (
+            ~is_right,
+            "wrong",
+            {"facecolor": PAPER, "edgecolor": ORANGE, "hatch": "/////"},
+        ),
+    )
+    axes.hist(
+        [margin[mask] for mask, _, _ in groups],
+        edges,
+        stacked=True,
+        label=[f"{name} ({int(mask.sum()):,} images)" for mask, name, _ in groups],
+    )
+    for container, (_, _, style) in zip(axes.containers, groups, strict=True):
+        for bar in container:
+            bar.set(linewidth=0.6, **style)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_xlim(edges[0] - step, high + 2 * step)
+    for text, side, place in (("certified", "left", 5), ("not certified", "right", -5)):
+        axes.annotate(
+            text,
+            (0, 1),
+            xytext=(place, 2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha=side,
+            fontsize=9,
+            color=MUTED,
+        )
+    axes.set_xlabel("margin left at the worst placement (votes)")
+    axes.set_ylabel("images")
+    legend(axes, loc="upper left", bbox_to_anchor=(0, 0.97))
+    return figure
+
+
+def comparison_figure(
+    runs: Mapping[str, Mapping[int, Evaluation]], *, caption: str
+) -> "Figure":
+    """Draws certified accuracy over the side of a square patch, a line for each run.
+
+    Args:
+      runs: {name: {side in pixels: evaluation}}, all on the same images.
+      caption: a line of small print.
+    """
+    figure, axes = new_figure("Certified accuracy on the same images", caption)
+    styles = list(_STYLES.values())
+    for index, (name, found) in enumerate(runs.items()):
+        style = styles[index % 3] | {"markerfacecolor": PAPER if index > 2 else None}
+        sides = sorted(found)
+        certified = [found[side].certified for side in sides]
+        interval_band(axes, sides, certified, style["color"])
+        clean = 100 * found[sides[0]].clean.value
+        axes.plot(
+            sides,
+            [100 * accuracy.value for accuracy in certified],
+            **style,
+            linewidth=1.6,
+            markersize=4.5,
+            label=f"{name} (clean {clean:.1f} %)",
+        )
+    axes.set_xlabel("side of the square patch (pixels)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(0, None)
+    percent_axis(axes, "images, right and certified (%)")
+    legend(axes, loc="upper right")
+    return figure
+
+
+def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draws a training run: loss and validation accuracies over epochs.
+
+    Args:
+      records: the lines of metrics.jsonl.
+    """
+    figure, (left, right) = new_figure("", "", panels=2)
+    train = [r for r in records if "loss" in r]
+    left.plot([r["epoch"] for r in train], [r["loss"] for r in train], color=BLUE)
+    left.set_ylabel("training loss (nats per ablation)")
+    validation = [r for r in records if "certified_accuracy" in r]
+    at = " at " + "x".join(map(str, validation[-1]["patch"])) if validation else ""
+    for name, style in (
+        ("clean_accuracy", {"color": INK, "linestyle": "--"}),
+        ("certified_accuracy", {"color": BLUE, "marker": "o", "markersize": 4}),
+        ("base_accuracy", {"color": ORANGE, "linestyle": ":"}),
+    ):
+        right.plot(
+            [r["epoch"] for r in validation],
+            [100 * r[name] for r in validation],
+            label=name.replace("_", " ") + (at if name.startswith("cert") else ""),
+            **style,
+        )
+    percent_axis(right, "validation images (%)")
+    legend(right, loc="lower right")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.grid(axis="y")
+    return figure

@@ -1,0 +1,238 @@
+"""What was found, in words, tables, rows and records.
+
+Every number comes from `answers`, none is made here.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dsmooth_jax.ablation import (
+    Ablation,
+    Blocks,
+    Columns,
+    MultiBlocks,
+    MultiColumns,
+    Rows,
+    ablation_to_json,
+)
+from dsmooth_jax.answers import Answers
+from dsmooth_jax.evaluation import Accuracy, Evaluation
+from dsmooth_jax.inquiry import Key, Question
+from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.threat import Patch
+
+Results = Mapping[Key, Evaluation]
+"""What was found for each voting, attack (a patch, or several by a name) and rule."""
+
+
+def format_table(results: Results) -> str:
+    """Lays out accuracies in per cent with 95 % intervals, a line per patch and voting.
+
+    Args:
+      results: of each attack at least the placement rule.
+    """
+    wide = max(9, *(len(str(attack)) for _, attack, _ in results))
+    lines = [
+        f"{'':{wide}} {'':9}  {'clean accuracy':^22}  {'certified accuracy':^22}  "
+        f"{'margin rule':^11}  {'certified':>9}",
+        f"{'patch':{wide}} {'voting':9}  {'%  (95 % interval)':^22}  "
+        f"{'%  (95 % interval)':^22}  {'(paper)':^11}  {'but wrong':>9}",
+    ]
+    lines.append("-" * len(lines[0]))
+    last = None
+    order = [list(dict.fromkeys(names)) for names in zip(*results, strict=True)]
+    for voting, attack in ((v, a) for a in order[1] for v in order[0]):
+        placement = results[voting, attack, "placement"]
+        margin = results.get((voting, attack, "margin"))
+        lines.append(
+            f"{'' if attack == last else attack!s:{wide}} {voting:9}  "
+            f"{format_accuracy(placement.clean)}  "
+            f"{format_accuracy(placement.certified)}  "
+            + (f"{100 * margin.certified.value:7.1f}    " if margin else " " * 11)
+            + f"  {100 * placement.certified_wrong.value:9.1f}"
+        )
+        last = attack
+    return "\n".join(lines)
+
+
+def format_accuracy(accuracy: Accuracy) -> str:
+    """Returns for example ``' 78.2 ( 75.5 to  80.7)'``: per cent, 95 % interval."""
+    low, high = accuracy.interval
+    return f"{100 * accuracy.value:5.1f} ({100 * low:5.1f} to {100 * high:5.1f})"
+
+
+def accuracy_record(
+    voting: str, attack: Patch | str, rule: str, result: Evaluation
+) -> dict[str, Any]:
+    """One entry of summary.json's "certificates"."""
+    sides = [attack.height, attack.width] if isinstance(attack, Patch) else None
+    return {
+        "patch": sides,
+        "attack": str(attack),
+        "voting": voting,
+        "rule": rule,
+        "clean_accuracy": result.clean.value,
+        "clean_interval": list(result.clean.interval),
+        "certified_accuracy": result.certified.value,
+        "certified_interval": list(result.certified.interval),
+        "certified_wrong": result.certified_wrong.value,
+    }
+
+
+def format_rows(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> str:
+    """Writes columns of equal length as CSV: a line for each image, after a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def claim(store: ScoreStore, question: Question, answers: Answers) -> str:
+    """Says in a sentence what is proven, against whom, for which images and model."""
+    patch, voting = question.focus, question.main
+    accuracy = answers.results[voting, patch, "placement"].certified
+    low, high = (100 * bound for bound in accuracy.interval)
+    return (
+        f"{accuracy.count:,} of {len(store):,} {describe_images(store)} "
+        f"({100 * accuracy.value:.1f} %, 95 % interval {low:.1f} to {high:.1f}) are "
+        f"classified right, and proven to stay so: no {patch} patch, anywhere in the "
+        "image, with any content, by an attacker who knows everything, changes the "
+        f"prediction of {describe_model(store)}, decided by "
+        f"{describe_voting(question, voting)}."
+    )
+
+
+def caption(store: ScoreStore, question: Question, votings: Sequence[str]) -> str:
+    """The small print of a figure: number of images, which, ablation, settings."""
+    texts = {
+        "threshold": f"threshold {question.threshold:g}",
+        "graded": f"strength {question.strength:g}",
+        "top_one": "top one",
+    }
+    about = [f"{len(store):,} {describe_images(store)}", str(store.ablation)]
+    return ", ".join([*about, *(texts[voting] for voting in votings)])
+
+
+def describe_images(store: ScoreStore) -> str:
+    """Returns for example "test images of mnist5k"."""
+    data = store.made_by.get("data")
+    data = data if isinstance(data, Mapping) else {"name": data}
+    split, name = data.get("split"), data.get("name")
+    return (f"{split} " if split else "") + "images" + (f" of {name}" if name else "")
+
+
+def resized_to(store: ScoreStore) -> list[int] | None:
+    """(H, W) that the data source resized images to; None where it did not."""
+    data = store.made_by.get("data")
+    return data.get("size") if isinstance(data, Mapping) else None
+
+
+def describe_model(store: ScoreStore) -> str:
+    """Returns for example "bandnet, which sees 2 adjacent columns at a time"."""
+    model = store.made_by.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else model
+    sees = describe_ablation(store.ablation)
+    return f"{name or 'the classifier'}, which sees {sees} at a time"
+
+
+def describe_ablation(ablation: Ablation) -> str:
+    """Says what one ablation keeps.
+
+    >>> describe_ablation(Columns(4))
+    '4 adjacent columns'
+    """
+
+    def some(number: int, name: str) -> str:
+        return f"{number} {name}" + ("s" if number > 1 else "")
+
+    match ablation:
+        case Columns(width=1) | Rows(height=1):
+            return "one " + ("column" if isinstance(ablation, Columns) else "row")
+        case Columns(width=width):
+            return f"{width} adjacent columns"
+        case Rows(height=height):
+            return f"{height} adjacent rows"
+        case Blocks(height=height, width=width):
+            return f"a block of {height}x{width} pixels"
+        case MultiColumns(width=width, keep=keep):
+            return f"{some(keep, 'band')} of {some(width, 'column')}"
+        case MultiBlocks(size=size, keep=keep):
+            return f"{some(keep, 'block')} of {size}x{size} pixels"
+    return str(ablation)
+
+
+def describe_voting(question: Question, voting: str) -> str:
+    """Returns for example "graded votes (strength 5)"."""
+    setting = {
+        "threshold": f" (threshold {question.threshold:g})",
+        "graded": f" (strength {question.strength:g})",
+    }
+    return f"{voting.replace('_', ' ')} votes{setting.get(voting, '')}"
+
+
+def summary(store: ScoreStore, question: Question, answers: Answers) -> dict[str, Any]:
+    """What summary.json holds."""
+    data = store.made_by.get("data")
+    split = data.get("split") if isinstance(data, Mapping) else None
+    records = []
+    for (voting, attack, rule), result in answers.results.items():
+        record = accuracy_record(voting, attack, rule, result)
+        if rule == "placement" and (voting, attack) in answers.uncertain:
+            doubtful = answers.uncertain[voting, attack]
+            record["certified_accuracy_uncertain"] = doubtful.value
+        if (voting, attack) in answers.is_exact:
+            record["is_exact"] = answers.is_exact[voting, attack]
+        records.append(record)
+    return {
+        "num_images": len(store),
+        "split": split or "unknown",
+        "ablation": ablation_to_json(store.ablation),
+        "image_shape": list(store.image_shape),
+        "resized_to": resized_to(store),
+        "voting": question.main,
+        "threshold": question.threshold,
+        "strength": question.strength,
+        "settings_chosen_on": store.made_by.get("chosen_on", "not recorded"),
+        "tolerance": question.tolerance,
+        "clean_accuracy": answers.results[
+            question.main, question.focus, "placement"
+        ].clean.value,
+        "base_accuracy": answers.base_accuracy,
+        "certificates": records,
+        "made_by": store.made_by,
+    }
+
+
+def image_rows(
+    store: ScoreStore, question: Question, answers: Answers
+) -> dict[str, np.ndarray]:
+    """The columns of rows.csv, a row for each image; predictions by the main voting."""
+    return {
+        "id": store.ids,
+        "label": store.labels,
+        "prediction": answers.predictions[question.main],
+        "runner_up": answers.runner_up,
+        **{
+            f"largest_certified_square_{voting}": side
+            for voting, side in answers.largest.items()
+        },
+        **{
+            f"margin_{attack}_{voting}_{rule}": margin
+            for (voting, attack, rule), margin in answers.margins.items()
+        },
+    }
+
+
+def sweep_rows(answers: Answers) -> dict[str, Sequence[Any]]:
+    """The columns of sweep.csv: every setting, attack and rule that was asked for."""
+    names = ("voting", "setting", "attack", "rule", "clean", "certified", "num_images")
+    rows = [
+        (*key, result.clean.count, result.certified.count, result.clean.num_images)
+        for key, result in answers.sweep.items()
+    ]
+    return dict(zip(names, zip(*rows, strict=True), strict=True))
