@@ -14,12 +14,13 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 PATCHES := 1x1,2x2,3x3,4x4,5x5,6x6,7x7,8x8
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint lock clean
+.PHONY: help venv demo test lint docs docs-figures lock clean
 
 help:
 	@echo 'make demo   train on 5,000 real MNIST images, certify, print the table (runs/demo)'
 	@echo 'make test   linter, formatter, type checker, all tests'
 	@echo 'make lint   the same without the tests'
+	@echo 'make docs   documentation into build/docs; an undocumented public name fails'
 	@echo 'make venv   only .venv, from the tested versions of requirements.lock'
 	@echo 'make lock   rewrite requirements.lock (needs: $(LOCK_PYTHONS))'
 	@echo 'make clean  remove .venv and caches; runs/ stays'
@@ -41,6 +42,14 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(STAMP)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo 'build/docs/index.html'
+
+# The figures of the tutorial are those of `make demo`.
+docs-figures: demo
+	cp runs/demo/certify/test/*.svg docs/figures/
 
 lock:
 	$(PYTHON) scripts/lock.py $(LOCK_PYTHONS)

@@ -100,9 +100,9 @@ def placements(
       image_size: (H, W), pixels.
 
     Returns:
-      touched: bool [L, P], as `touched` returns it.
-      row: int64 [H - height + 1, W - width + 1], the row of touched that belongs to the
-        placement with this upper left corner.
+      (touched, row): bool [L, P], as `touched` returns it; and int64
+      [H - height + 1, W - width + 1], the row of touched that belongs to the placement
+      with this upper left corner.
 
     Raises:
       ValueError: as `touched`.

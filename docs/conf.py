@@ -1,0 +1,64 @@
+"""Sphinx: how the documentation is built, and what makes the build fail.
+
+    make docs
+
+Warnings are errors (-W). So is a public name without a docstring or without a place in
+the reference: `check_reference` compares what was written with what is public.
+"""
+
+import importlib
+import inspect
+import pathlib
+import sys
+
+from sphinx.errors import ExtensionError
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import dsmooth_jax as ds
+
+project = "dsmooth_jax"
+author = "The dsmooth_jax developers"
+copyright = "the dsmooth_jax developers, Apache-2.0"
+version = release = ds.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "dsmooth_jax"
+html_show_sourcelink = False
+myst_heading_anchors = 3
+default_role = "py:obj"  # `certify` in a docstring is a link where it can be one
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings give shapes and units, which say more
+napoleon_custom_sections = ["Guarantee"]
+
+# Modules whose public functions and classes are the reference's second half.
+MODULES = ["answers", "inquiry", "report", "figures", "maps", "gallery", "comparison"]
+
+
+def public_names():
+    """Full names, as the reference must have them: of the package, of the modules."""
+    yield from (f"dsmooth_jax.{name}" for name in ds.__all__)
+    for name in MODULES:
+        module = importlib.import_module(f"dsmooth_jax.{name}")
+        for key, value in vars(module).items():
+            is_ours = getattr(value, "__module__", None) == module.__name__
+            is_code = inspect.isfunction(value) or inspect.isclass(value)
+            if is_ours and is_code and not key.startswith("_"):
+                yield f"dsmooth_jax.{name}.{key}"
+
+
+def check_reference(app, environment):
+    """Fails the build where a public name has no entry, which a docstring makes."""
+    written = set(environment.get_domain("py").objects)
+    if missing := sorted(set(public_names()) - written):
+        raise ExtensionError(
+            f"public, but not in the reference: {', '.join(missing)}; add them to "
+            "docs/api.md, and a docstring where there is none"
+        )
+
+
+def setup(app):
+    """Sphinx calls this."""
+    app.connect("env-check-consistency", check_reference)
