@@ -11,7 +11,7 @@ import inspect
 import pathlib
 import sys
 
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -50,12 +50,12 @@ def public_names():
 
 
 def check_reference(app, environment):
-    """Fails the build where a public name has no entry, which a docstring makes."""
+    """Warns of each public name without an entry, which only a docstring makes."""
     written = set(environment.get_domain("py").objects)
-    if missing := sorted(set(public_names()) - written):
-        raise ExtensionError(
-            f"public, but not in the reference: {', '.join(missing)}; add them to "
-            "docs/api.md, and a docstring where there is none"
+    for name in sorted(set(public_names()) - written):
+        logging.getLogger(__name__).warning(
+            f"{name} is public, but not in the reference: add it to docs/api.md, and a "
+            "docstring where there is none"
         )
 
 
