@@ -102,7 +102,7 @@ def accuracy_figure(
         axes.set_xticks(place, list(map(str, patches)))
         axes.set_xlabel("patch, height x width (pixels)")
     percent_axis(axes, "images, right and certified (%)")
-    legend(axes, loc="upper right", bbox_to_anchor=(1, 0.86))
+    legend(axes, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=9)
     return figure
 
 
