@@ -112,6 +112,7 @@ def render(
         num_shown=len(question.sample),
         sees=tables.describe_ablation(store.ablation),
         image_size="{}x{}".format(*store.image_size),
+        resized_to="x".join(map(str, tables.resized_to(store) or ())),
         tolerance=f"{question.tolerance:g}",
         chosen_on=store.made_by.get("chosen_on", "not recorded"),
         provenance=_provenance(store, question),
