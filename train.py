@@ -3,9 +3,10 @@
     python train.py --config=configs/mnist5k_columns.py --workdir=runs/mnist5k
 
 Values of the config can be changed, for example --config.train.epochs=3. A run that was
-killed goes on where its last checkpoint is when the same command is given again. The
-workdir then holds config.json, metrics.jsonl, curve.png and checkpoints/; certify.py
-takes it from there.
+killed goes on where its last checkpoint is when the same command is given again, and
+ends as if it had not been killed; SIGTERM saves and leaves. The workdir then holds
+config.json, validation_ids.txt, metrics.jsonl, curve.png and checkpoints/; certify.py
+takes it from there. All devices are used; docs/scaling.md is about several machines.
 """
 
 import functools
