@@ -1,6 +1,10 @@
 """CIFAR-10 on columns of 4 pixels, all ablations in one pass.
 
 python train.py --config=configs/cifar10_columns4.py --workdir=runs/cifar10_columns4
+
+51 minutes on two shared Intel Xeon cores: 74.1 % clean, 46.0 % certified at 5x5 on
+5,000 validation images (graded votes, placement rule; JPEGs of CIFAR-10). See
+docs/training.md.
 """
 
 from ml_collections import config_dict

@@ -1,6 +1,10 @@
 """Trains the model of cifar10_columns4 on, on the certificate itself.
 
 python train.py --config=configs/cifar10_columns4_margin.py --workdir=runs/margin
+
+Begins with the best variables in runs/cifar10_columns4. 27 minutes on two shared Intel
+Xeon cores: 77.6 % clean, 46.3 % certified at 5x5 on 5,000 validation images (graded
+votes, placement rule; JPEGs of CIFAR-10). docs/training.md.
 """
 
 from configs import cifar10_columns4

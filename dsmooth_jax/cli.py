@@ -160,13 +160,17 @@ def progress(
 @contextlib.contextmanager
 def _errors_in_one_line(program: str) -> Iterator[None]:
     # AttributeError and KeyError are how ml_collections refuses a config's typo.
+    user_errors = (ValueError, TypeError, OSError, AttributeError, KeyError)
     try:
         yield
-    except (ValueError, TypeError, OSError, AttributeError, KeyError) as error:
+    except (*user_errors, ModuleNotFoundError) as error:
         # str() of a KeyError, which an AttributeError may stand for, is a repr.
         found = error.__context__ if isinstance(error, AttributeError) else error
         text = str(found.args[0] if isinstance(found, KeyError) else error)
         text = " ".join(text.split())
+        if isinstance(error, ModuleNotFoundError):
+            text += f": pip install {error.name}, or all that is used: pip install"
+            text += " '.[plot]'"
         print(f"{program}: error: {text}", file=sys.stderr)
         if "DSMOOTH_TRACEBACK" in os.environ:
             raise

@@ -47,3 +47,17 @@ def test_no_progress_of_nothing(capsys):
     """A store that is complete: nothing was scored, so nothing is said."""
     assert list(cli.progress([], "scored", 0, len)) == []
     assert capsys.readouterr().out == ""
+
+
+def test_a_missing_library_is_named_with_the_remedy(capsys, monkeypatch):
+    """What only drawing needs may not be installed: one line, not a traceback."""
+
+    def main(argv):
+        import a_library_that_nobody_has  # noqa: F401
+
+    monkeypatch.setattr(cli.app, "run", lambda main, **_: main(["certify.py"]))
+    with pytest.raises(SystemExit):
+        cli.run("certify.py", main)
+    said = capsys.readouterr().err
+    assert said.startswith("certify.py: error: No module named 'a_library")
+    assert "pip install a_library_that_nobody_has" in said and "'.[plot]'" in said

@@ -50,3 +50,13 @@ def test_scores_from_numpy_certifies_what_no_patch_changes(tmp_path, capsys):
                 assert not (changed & certificates[name].is_certified).any()
                 num_changed += changed.sum()
     assert num_changed  # the attack is one: it does change what is not certified
+
+
+def test_the_photograph_is_certified_as_printed(capsys):
+    # Protects the first thing that a new user runs: the shipped model on a picture.
+    runpy.run_path(str(EXAMPLES / "certify_photograph.py"))["main"]()
+    assert capsys.readouterr().out.splitlines() == [
+        "photograph.png: automobile",
+        "certified: no patch of 5x5 pixels, anywhere, can change that",
+        "the largest square that is proven harmless: 10x10 pixels",
+    ]

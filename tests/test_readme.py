@@ -13,6 +13,7 @@ def test_the_python_blocks_run(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["certificate"].prediction.shape == (4,)
+    assert namespace["found"].prediction == [1] and namespace["found"].is_certified
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 

@@ -1,0 +1,97 @@
+"""Protects the model that travels with the repository: whole, and still itself."""
+
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+
+import dsmooth_jax as ds
+from dsmooth_jax import checkpoint, data
+from dsmooth_jax.smoothed import BEST
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PRETRAINED = ROOT / "pretrained" / "cifar10_columns4"
+STORED = ROOT / "tests" / "data" / "cifar10_16.npz"
+MATERIAL = ROOT.parent / "shared" / "data"
+
+# Differences of float32 sums between machines and versions; they were never larger.
+SLACK = 2e-5
+
+
+@pytest.fixture(scope="module")
+def smoothed():
+    return ds.load_smoothed(PRETRAINED)
+
+
+def test_the_arrays_are_those_that_the_card_names():
+    """The checksum of the weights, small enough to travel, nothing of a machine."""
+    card = (PRETRAINED / "README.md").read_text()
+    assert checkpoint.fingerprint(PRETRAINED / BEST) in card
+    files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    record = checkpoint.read_metadata(PRETRAINED / BEST)
+    assert record["rounded_to"] == "float16"
+    assert record["config"] == json.loads((PRETRAINED / "config.json").read_text())
+
+
+def test_it_travels_with_the_repository_and_not_with_the_package():
+    """Git has every file of it; the wheel's packages are the library's alone."""
+    tracked = subprocess.run(
+        ["git", "ls-files", str(PRETRAINED)], cwd=ROOT, capture_output=True, text=True
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    names = {ROOT / line for line in tracked.stdout.splitlines()}
+    made = PRETRAINED / "certify"  # where certify.py writes unless told otherwise
+    files = {p for p in PRETRAINED.rglob("*") if p.is_file() and made not in p.parents}
+    assert files <= names
+    assert 'include = ["dsmooth_jax*"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_scores_are_reproduced_and_votes_exactly(smoothed):
+    """16 images: scores within float slack, the votes they cast are the stored ones."""
+    stored = np.load(STORED)
+    scores = smoothed.score(stored["images"])
+    np.testing.assert_allclose(scores, stored["scores"], atol=SLACK)
+    threshold, strength = smoothed.threshold, smoothed.strength
+    for votes, wanted, doubt in (
+        (
+            ds.threshold_votes(scores, threshold),
+            stored["threshold_votes"],
+            ds.uncertain_votes(stored["scores"], SLACK, threshold=threshold),
+        ),
+        (
+            ds.graded_votes(scores, strength),
+            stored["graded_votes"],
+            ds.uncertain_votes(stored["scores"], SLACK, strength=strength),
+        ),
+    ):
+        # Where a stored score is within the slack of a level's edge, either is right.
+        assert doubt.mean() < 0.1
+        np.testing.assert_array_equal(votes[~doubt], wanted[~doubt])
+    found = smoothed.certify(stored["images"], ds.Patch(5, 5))
+    np.testing.assert_array_equal(found.prediction, stored["prediction"])
+    np.testing.assert_array_equal(found.is_certified, stored["is_certified"])
+
+
+def test_its_network_is_local(smoothed):
+    """What was trained on the margin keeps the contract that certificates rest on."""
+    ds.check_locality(smoothed.scores_fn, smoothed.ablation, smoothed.image_shape)
+
+
+def test_accuracy_on_200_fixed_images(smoothed):
+    """The first 200 test images, counted when the model was shipped."""
+    if not (MATERIAL / "cifar10_test.npz").exists():
+        pytest.skip(f"needs cifar10_test.npz in {MATERIAL}")
+    images = data.load("cifar10", "test", data_dir=str(MATERIAL)).take(range(200))
+    counts = []
+    for patch in (ds.Patch(2, 2), ds.Patch(5, 5)):
+        result = ds.evaluate(smoothed.certify(images.images, patch), images.labels)
+        counts += [result.clean.count, result.certified.count]
+    assert counts == list(ON_200)
+
+
+ON_200 = (155, 109, 155, 88)
+"""Clean and certified at 2x2, clean and certified at 5x5, of 200."""
