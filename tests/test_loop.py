@@ -293,7 +293,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, who
 
 
 TOGETHER = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 sys.path.insert(0, "tests")
 import test_loop
 
@@ -303,6 +303,8 @@ def read(begin, stop):
     for step, (images, labels) in enumerate(test_loop.batches(begin, stop), begin):
         if step == 10 and index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        if step >= 10:
+            time.sleep(0.5)  # the news takes a moment
         yield images[part], labels[part]
 
 outcome = test_loop.run(pathlib.Path({path!r}), read=read)
