@@ -294,4 +294,10 @@ def test_mirrored_scores_see_the_same_pixels_and_do_not_change_when_flipped(abla
 def test_mirror_images_need_a_window_there():
     """Starts 0, 3, 6 of 8 columns: the mirror image of the first begins at 5."""
     with pytest.raises(ValueError, match=r"mirror=True.*stride=1"):
-        bandnet(Columns(3, stride=3), image_shape=(8, 8, 1), num_classes=2, mirror=True)
+        bandnet(
+            Columns(3, stride=3),
+            image_shape=(8, 8, 1),
+            num_classes=2,
+            crops=1,
+            mirror=True,
+        )

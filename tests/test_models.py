@@ -367,6 +367,18 @@ def test_merge_refuses_what_does_not_fit(tiny, edit, message):
             fn(variables, _inputs(1))
 
 
+def test_only_training_computes_in_bfloat16(tiny):
+    # Protects certificates: scores are never those of rounded parameters by accident.
+    net, variables = tiny
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
+    exact, _ = net.train_logits(variables, _inputs(2))
+    variables = {**variables, "params": half}
+    rounded, _ = net.train_logits(variables, _inputs(2))
+    assert 0 < np.abs(np.asarray(rounded, np.float32) - exact).max() < 0.1
+    with pytest.raises(ValueError, match="is bfloat16"):
+        net.logits(variables, _inputs(2))
+
+
 def test_merge_refuses_other_containers(cnn):
     # Protects the form of variables: an absent "batch_stats" is not an empty one.
     net, variables = cnn

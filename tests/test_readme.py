@@ -14,7 +14,7 @@ def test_the_python_blocks_run(capsys):
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["certificate"].prediction.shape == (4,)
     assert namespace["found"].prediction == [1] and namespace["found"].is_certified
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_the_commands_name_what_is_there():

@@ -93,7 +93,7 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
     def merge(graph: Any, variables: Variables) -> Any:
         # nnx.merge pairs leaves by order and looks neither at names nor at shapes.
-        _check_variables(_as_float32(variables), abstract)
+        _check_variables(variables, abstract)
         return nnx.merge(graph, variables["params"], variables["batch_stats"])
 
     def init(key: Key[Array, ""]) -> Variables:
@@ -105,14 +105,17 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     def train_logits(
         variables: Variables, inputs: Float[Array, "M ..."]
     ) -> tuple[Logits, dict[str, Any]]:
-        module = merge(train_graph, variables)
-        dtype = jax.tree.leaves(variables["params"])[0].dtype
-        if dtype == jnp.float32:
+        if not _is_bfloat16(variables):
+            module = merge(train_graph, variables)
             outputs = module(inputs)
         else:
+            _check_variables(_kept(variables), abstract)
+            module = nnx.merge(
+                train_graph, variables["params"], variables["batch_stats"]
+            )
             # Statistics in float32 meet what is normalised, on purpose.
             with jax.numpy_dtype_promotion("standard"):
-                outputs = module(inputs.astype(dtype))
+                outputs = module(inputs.astype(jnp.bfloat16))
         return outputs, _variables(module)["batch_stats"]
 
     options = {"xla_backend_optimization_level": 0}
@@ -179,16 +182,20 @@ def keep_dtypes(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> A
     return arrays
 
 
-def _as_float32(variables: Variables) -> Variables:
-    """The form of variables, bfloat16 as the float32 that it is kept in."""
-    return jax.tree.map(
-        lambda leaf: (
-            jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
-            if getattr(leaf, "dtype", None) == jnp.bfloat16
-            else leaf
-        ),
-        variables,
+def _is_bfloat16(variables: Variables) -> bool:
+    """Whether these are to compute with in bfloat16: all parameters are."""
+    leaves = jax.tree.leaves(variables.get("params"))
+    return bool(leaves) and all(
+        getattr(leaf, "dtype", None) == jnp.bfloat16 for leaf in leaves
     )
+
+
+def _kept(variables: Variables) -> Variables:
+    """The form in which these variables are kept: parameters in float32."""
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), variables["params"]
+    )
+    return {**variables, "params": params}
 
 
 def _variables(module: nnx.Module) -> Variables:
