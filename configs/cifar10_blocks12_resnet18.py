@@ -2,9 +2,9 @@
 
 python train.py --config=configs/cifar10_blocks12_resnet18.py --workdir=runs/blocks
 
-Needs the TFDS data set cifar10, or its npz files (--data_dir says where). Not run here:
-the paper finds blocks far behind columns at 5x5. A training step costs what it costs
-for columns (0.43 TFLOP); scoring an image takes 1,024 passes instead of 32.
+Needs the TFDS data set cifar10, or its npz files (--data_dir says where). Not run here.
+A training step costs what it costs for columns (0.43 TFLOP); scoring an image takes
+1,024 passes instead of 32.
 """
 
 from configs import cifar10_columns4_resnet18
