@@ -114,8 +114,8 @@ class Answers:
     ) -> dict[Key, Evaluation]:
         """Evaluations against squares, by the placement rule, of all votings.
 
-        A prediction is certified against a square iff against no smaller one it is not,
-        so the largest certified one says all.
+        What is certified against a square is certified against every smaller one, so
+        the largest says all.
 
         Args:
           labels: int64 [N].

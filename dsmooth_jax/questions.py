@@ -194,10 +194,7 @@ def vulnerability_map(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    sets, row = placements(ablation, patch, image_size)
-    levels = check_levels(votes, limit)[0]
-    check_num_ablations("votes", levels.shape[1], ablation, image_size)
-    margin, rival = _least_duels(votes, sets, limit)
+    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, limit)
     return margin[:, row], rival[:, row]
 
 
@@ -227,12 +224,9 @@ def worst_placement(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    sets, row = placements(ablation, patch, image_size)
-    levels = check_levels(votes, limit)[0]
-    check_num_ablations("votes", levels.shape[1], ablation, image_size)
+    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, limit)
     _, first = np.unique(row, return_index=True)  # where each set is placed first
     corners = np.stack(np.unravel_index(first, row.shape), axis=1)
-    margin, rival = _least_duels(votes, sets, limit)
     worst = margin.argmin(axis=1)  # sets come in the order of their first placement
     image = np.arange(len(margin))
     return margin[image, worst], rival[image, worst], corners[worst]
@@ -309,6 +303,21 @@ def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
     """
     nothing = np.zeros((1, check_levels(votes, limit)[0].shape[1]), bool)
     return _least_duels(votes, nothing, limit)[1][:, 0]
+
+
+def _placed_duels(
+    votes: ArrayLike,
+    ablation: Ablation,
+    patch: Patch,
+    image_size: ImageSize,
+    limit: int | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_least_duels` of every touched set of a patch, and `placements`' row."""
+    sets, row = placements(ablation, patch, image_size)
+    levels = check_levels(votes, limit)[0]
+    check_num_ablations("votes", levels.shape[1], ablation, image_size)
+    margin, rival = _least_duels(votes, sets, limit)
+    return margin, rival, row
 
 
 def _least_duels(

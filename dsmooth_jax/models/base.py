@@ -91,28 +91,25 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     module.eval()
     eval_graph = nnx.graphdef(module)
 
-    def merge(graph: Any, variables: Variables) -> Any:
+    def merge(graph: Any, variables: Variables, kept: Variables) -> Any:
         # nnx.merge pairs leaves by order and looks neither at names nor at shapes.
-        _check_variables(variables, abstract)
+        _check_variables(kept, abstract)
         return nnx.merge(graph, variables["params"], variables["batch_stats"])
 
     def init(key: Key[Array, ""]) -> Variables:
         return _variables(make(nnx.Rngs(key)))
 
     def logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
-        return merge(eval_graph, variables)(inputs)
+        return merge(eval_graph, variables, variables)(inputs)
 
     def train_logits(
         variables: Variables, inputs: Float[Array, "M ..."]
     ) -> tuple[Logits, dict[str, Any]]:
         if not _is_bfloat16(variables):
-            module = merge(train_graph, variables)
+            module = merge(train_graph, variables, variables)
             outputs = module(inputs)
         else:
-            _check_variables(_kept(variables), abstract)
-            module = nnx.merge(
-                train_graph, variables["params"], variables["batch_stats"]
-            )
+            module = merge(train_graph, variables, _kept(variables))
             # Statistics in float32 meet what is normalised, on purpose.
             with jax.numpy_dtype_promotion("standard"):
                 outputs = module(inputs.astype(jnp.bfloat16))
