@@ -145,24 +145,33 @@ def load_smoothed(
     Raises:
       CheckpointError: nothing is there, or what is there is damaged.
     """
+    base, variables, record = restore_base(workdir, chunk_size=chunk_size)
+    return SmoothedClassifier(
+        base.scores_fn(variables),
+        ablation_from_json(record["ablation"]),
+        voting=record["voting"],
+        threshold=record["threshold"],
+        strength=record["strength"],
+        image_shape=tuple(record["image_shape"]),
+    )
+
+
+def restore_base(
+    workdir: str | os.PathLike[str], *, chunk_size: int = 8
+) -> tuple[models.BaseClassifier, models.Variables, dict]:
+    """The base classifier of a run's best checkpoint, its variables, what it records.
+
+    Arguments and errors as of `load_smoothed`.
+    """
     folder = pathlib.Path(workdir) / BEST
     record = checkpoint.read_metadata(folder)
-    image_shape = tuple(record["image_shape"])
-    ablation = ablation_from_json(record["ablation"])
     base = models.build(
         record["model"],
-        ablation=ablation,
-        image_shape=image_shape,
+        ablation=ablation_from_json(record["ablation"]),
+        image_shape=tuple(record["image_shape"]),
         num_classes=record["num_classes"],
         chunk_size=chunk_size,
     )
     target = jax.eval_shape(base.init, jax.random.key(0))
     variables, _ = checkpoint.restore(folder, target)
-    return SmoothedClassifier(
-        base.scores_fn(variables),
-        ablation,
-        voting=record["voting"],
-        threshold=record["threshold"],
-        strength=record["strength"],
-        image_shape=image_shape,
-    )
+    return base, variables, record

@@ -17,9 +17,9 @@ import numpy as np
 from absl import flags
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, cli, data, models
+from dsmooth_jax import checkpoint, cli, data
 from dsmooth_jax.ablation import ablation_from_json
-from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.smoothed import BEST, restore_base
 from dsmooth_jax.voting import cast_votes
 
 FLAGS = flags.FLAGS
@@ -32,17 +32,9 @@ def main(_):
     workdir, out = pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"--out={out} exists already; give another or remove it")
-    record = checkpoint.read_metadata(workdir / BEST)
-    ablation = ablation_from_json(record["ablation"])
-    classifier = models.build(
-        record["model"],
-        ablation=ablation,
-        image_shape=tuple(record["image_shape"]),
-        num_classes=record["num_classes"],
-    )
-    target = jax.eval_shape(classifier.init, jax.random.key(0))
-    variables, _ = checkpoint.restore(workdir / BEST, target)
+    classifier, variables, record = restore_base(workdir)
     rounded = jax.tree.map(round_to_half, variables)
+    ablation = ablation_from_json(record["ablation"])
     compare(classifier, ablation, variables, rounded, record)
     step = checkpoint.latest_step(workdir / BEST)
     checkpoint.save(out / BEST, step, rounded, {**record, "rounded_to": "float16"})

@@ -4,12 +4,13 @@ import json
 import pathlib
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import checkpoint, data
-from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.smoothed import BEST, restore_base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained" / "cifar10_columns4"
@@ -74,6 +75,25 @@ def test_scores_are_reproduced_and_votes_exactly(smoothed):
     found = smoothed.certify(stored["images"], ds.Patch(5, 5))
     np.testing.assert_array_equal(found.prediction, stored["prediction"])
     np.testing.assert_array_equal(found.is_certified, stored["is_certified"])
+
+
+def test_a_run_is_shipped_as_float16_values(run_script, smoke_run, tmp_path):
+    """What scripts/ship.py writes is the run, rounded; nothing is overwritten."""
+    command = (
+        "-m",
+        "scripts.ship",
+        f"--workdir={smoke_run}",
+        f"--out={tmp_path / 'x'}",
+    )
+    assert "500 validation images" in run_script(*command).stdout
+    _, variables, record = restore_base(tmp_path / "x")
+    _, trained, _ = restore_base(smoke_run)
+    assert record["rounded_to"] == "float16"
+    for leaf, was in zip(
+        jax.tree.leaves(variables), jax.tree.leaves(trained), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, np.asarray(was, np.float16))
+    assert "exists already" in run_script(*command, is_ok=False).stderr
 
 
 def test_its_network_is_local(smoothed):
