@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import dsmooth_jax as ds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PRETRAINED = ROOT / "pretrained" / "cifar10_columns4"
+PRETRAINED = ROOT / "pretrained" / "cifar10_columns3"
 PHOTOGRAPH = ROOT / "examples" / "photograph.png"
 CLASSES = (
     "airplane",

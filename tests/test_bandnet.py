@@ -257,6 +257,10 @@ def test_several_windows_are_refused(ablation):
         ({"ablation": Columns(8), "depth": 1}, "depth=1 must be >= 2 to see 8 pixels"),
         ({"width": 0}, "width=0 must be >= 1"),
         ({"depth": 0}, "depth=0 must be >= 1"),
+        ({"max_width": 3}, "max_width=3 must be >= width, 4"),
+        ({"shift": 8}, r"shift=8 must be in 0\.\.7"),
+        ({"shift": -1}, r"shift=-1 must be in 0\.\.7"),
+        ({"ablation": Blocks(2), "shift": 1}, "keeps neither axis whole.*use shift=0"),
         ({"crops": 0}, "crops=0 must be rows"),
         ({"crops": 9}, "an image has 1 x 8"),
         ({"ablation": Blocks(2, stride=3), "crops": 5}, "an image has 3 x 3"),
@@ -268,6 +272,22 @@ def test_wrong_arguments_are_refused_by_name(changes, message):
     options = {"ablation": Columns(2), "image_shape": (8, 8, 1), **SMALL, **changes}
     with pytest.raises(ValueError, match=message):
         bandnet(options.pop("ablation"), **options)
+
+
+def test_channels_double_in_every_second_block_up_to_the_most():
+    """The widest layers of a config are what it says, and the default has no limit."""
+
+    def channels(**options):
+        net = band_network(
+            Columns(3), image_shape=(8, 8, 1), num_classes=2, width=4, **options
+        )
+        params = jax.eval_shape(net.init, jax.random.key(0))["params"]
+        return [
+            params[f"block{i:02d}"]["conv2"]["kernel"].shape[-1] for i in range(1, 7)
+        ]
+
+    assert channels() == [4, 8, 8, 16, 16, 32]
+    assert channels(max_width=12) == [4, 8, 8, 12, 12, 12]
 
 
 @pytest.mark.parametrize("ablation", [Columns(3), Rows(2), Blocks(3, 4)], ids=repr)
@@ -289,6 +309,31 @@ def test_mirrored_scores_see_the_same_pixels_and_do_not_change_when_flipped(abla
         (twin,) = np.flatnonzero((masks == mask[:, ::-1]).all(axis=(1, 2)))
         np.testing.assert_allclose(scores[:, index], flipped[:, twin], atol=1e-6)
     assert not np.allclose(scores, score(plain.scores_fn(variables), images))
+
+
+@pytest.mark.parametrize("ablation", [Columns(3), Rows(2)], ids=repr)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_shifted_scores_see_the_same_pixels_and_are_the_mean_of_three(ablation, mirror):
+    """A window's score is local, and that of the mean logits of the images moved."""
+    shape, axis = (6, 7, 1), 1 if isinstance(ablation, Columns) else 2
+    build = functools.partial(
+        bandnet, ablation, image_shape=shape, num_classes=3, width=4, mirror=mirror
+    )
+    base, plain = build(shift=2), build()
+    variables = base.init(jax.random.key(0))
+    check_locality(base.scores_fn(variables), ablation, shape)
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    moved = np.moveaxis(images, axis, 0)
+    up, down = np.zeros_like(moved), np.zeros_like(moved)
+    up[:-2], down[2:] = moved[2:], moved[:-2]
+    logits = [
+        np.log(score(plain.scores_fn(variables), np.moveaxis(view, 0, axis)))
+        for view in (up, moved, down)
+    ]
+    mean = jax.nn.softmax(np.mean(logits, axis=0))
+    found = score(base.scores_fn(variables), images)
+    np.testing.assert_allclose(found, mean, atol=1e-5)
+    assert not np.allclose(found, jax.nn.softmax(logits[1]), atol=1e-3)
 
 
 def test_mirror_images_need_a_window_there():

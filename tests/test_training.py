@@ -284,8 +284,9 @@ def test_bfloat16_computes_and_float32_keeps(name):
 
 CONFIGS = [
     "cifar10_blocks12_resnet18",
+    "cifar10_columns3",
+    "cifar10_columns3_margin",
     "cifar10_columns4",
-    "cifar10_columns4_margin",
     "cifar10_columns4_resnet18",
     "fashion_mnist_columns",
     "imagenet_columns25_bandnet",

@@ -48,8 +48,9 @@ def build(
         {"name": "resnet18", "stem": "cifar"}: "resnet18", "resnet34" or "resnet50",
           stem "cifar" or "imagenet", and optionally "width" (64);
         {"name": "small_cnn"},
-        {"name": "bandnet"} and optionally "width" (32), "depth" (6), "crops" (4),
-          "mirror" (False), see `bandnet`: all ablations in one pass.
+        {"name": "bandnet"} and optionally "width" (32), "max_width" (None), "depth"
+          (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all ablations
+          in one pass.
       ablation: what is kept of an image.
       image_shape: (H, W, C) of the images, in pixels and colour channels.
       num_classes: K.
@@ -75,7 +76,7 @@ def build(
             _check_keys(spec, required={"name"}, optional=set())
             net = small_cnn(image_shape=image_shape, num_classes=num_classes)
         case "bandnet":
-            optional = {"width", "depth", "crops", "mirror"}
+            optional = {"width", "max_width", "depth", "crops", "mirror", "shift"}
             _check_keys(spec, required={"name"}, optional=optional)
             return bandnet(
                 ablation, image_shape=image_shape, num_classes=num_classes, **options

@@ -102,6 +102,7 @@ class BandNet(nnx.Module):
       in_channels: colours, their complements and positions.
       num_classes: K.
       width: channels of the first layer.
+      max_width: of any layer, or None.
       depth: residual blocks.
       rngs: draws the initial weights.
     """
@@ -114,6 +115,7 @@ class BandNet(nnx.Module):
         in_channels: int,
         num_classes: int,
         width: int,
+        max_width: int | None,
         depth: int,
         rngs: nnx.Rngs,
     ):
@@ -132,6 +134,7 @@ class BandNet(nnx.Module):
         for index, extents in enumerate(blocks):
             # Every second block doubles the channels, beginning with the second.
             features = width * 2 ** ((index + 1) // 2)
+            features = min(features, max_width or features)
             block = _Block(extents, channels, features, whole, index % 2, rngs)
             setattr(self, f"block{index + 1:02d}", block)
             channels = features

@@ -68,9 +68,11 @@ def bandnet(
     image_shape: Sequence[int],
     num_classes: int,
     width: int = 32,
+    max_width: int | None = None,
     depth: int = 6,
     crops: int = 4,
     mirror: bool = False,
+    shift: int = 0,
 ) -> BaseClassifier:
     """A base classifier that scores all ablations of an image in one pass.
 
@@ -82,18 +84,25 @@ def bandnet(
       ablation: `Columns`, `Rows` or `Blocks`, of any stride.
       image_shape: (H, W, C) of the images, in pixels and colour channels.
       num_classes: K.
-      width: channels of the first layer; they double in every second block.
+      width: channels of the first layer; they double in every second block,
+        up to `max_width`.
+      max_width: the most channels a layer has, >= width; None for no limit.
       depth: residual blocks.
       crops: windows of each image in a training step; for blocks, a rectangle of
         windows, as square as the number allows.
       mirror: whether scores are those of the mean logits of each window and of its
         mirror image, which the same pixels make: twice the work. It wants a network
         trained on flipped images.
+      shift: pixels, >= 0; if not 0, scores are those of the mean logits of each window
+        as it is and moved by so many pixels both ways along the axis that the ablation
+        keeps whole (zeros take the place of what moves out): three times the work. It
+        wants a network trained on shifted images.
 
     Raises:
       TypeError: an ablation that keeps several windows.
       ValueError: an argument is out of range, or the window does not fit the image, or
-        a window's mirror image is none of the ablation's (strides only).
+        a window's mirror image is none of the ablation's (strides only), or a shift for
+        blocks, which keep no axis whole.
 
     Guarantee:
       In evaluation mode the scores of ablation p depend on no pixel that p hides, on no
@@ -104,6 +113,7 @@ def bandnet(
         image_shape=image_shape,
         num_classes=num_classes,
         width=width,
+        max_width=max_width,
         depth=depth,
         crops=crops,
     )
@@ -111,6 +121,8 @@ def bandnet(
     ablation = _check_ablation(ablation)
     starts = masking.window_starts(ablation, size)
     image_logits = net.image_logits
+    if shift:
+        image_logits = _shifted(image_logits, _whole_axis(ablation, size, shift), shift)
     if mirror:
         image_logits = _mirrored(image_logits, _mirror_images(ablation, size))
 
@@ -138,6 +150,7 @@ def band_network(
     image_shape: Sequence[int],
     num_classes: int,
     width: int = 32,
+    max_width: int | None = None,
     depth: int = 6,
     crops: int = 4,
 ) -> BandNetwork:
@@ -146,6 +159,8 @@ def band_network(
     for name, value in (("width", width), ("depth", depth)):
         if value < 1:
             raise ValueError(f"{name}={value} must be >= 1")
+    if max_width is not None and max_width < width:
+        raise ValueError(f"max_width={max_width} must be >= width, {width}, or None")
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)
     is_cut = (not isinstance(ablation, Columns), not isinstance(ablation, Rows))
@@ -162,6 +177,7 @@ def band_network(
             in_channels=2 * (image_shape[2] + sum(is_cut)),
             num_classes=num_classes,
             width=width,
+            max_width=max_width,
             depth=depth,
             rngs=rngs,
         )
@@ -235,6 +251,42 @@ def _mirrored(image_logits: Callable, mirror_images: np.ndarray) -> Callable:
         return (image_logits(variables, images) + flipped[:, mirror_images]) / 2
 
     return mean_logits
+
+
+def _shifted(image_logits: Callable, axis: int, shift: int) -> Callable:
+    """The mean logits of each window as it is and moved both ways along an axis."""
+
+    def mean_logits(
+        variables: Variables, images: Float[Array, "B H W C"]
+    ) -> Float[Array, "B P K"]:
+        length = images.shape[axis]
+        padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
+        padded = jnp.pad(images, padding)
+        views = jnp.stack(
+            [
+                jax.lax.slice_in_dim(padded, first, first + length, axis=axis)
+                for first in (0, shift, 2 * shift)
+            ]
+        )
+        # One after the other: the network is compiled once, and needs memory for one.
+        return jax.lax.map(lambda view: image_logits(variables, view), views).mean(0)
+
+    return mean_logits
+
+
+def _whole_axis(ablation: SingleWindow, size: ImageSize, shift: int) -> int:
+    """The axis of images [B, H, W, C] that the ablation keeps whole."""
+    if not isinstance(ablation, Columns | Rows):
+        raise ValueError(
+            f"shift={shift}: {ablation!r} keeps neither axis whole, and a window that "
+            "moves would see other pixels; use shift=0"
+        )
+    axis = 1 if isinstance(ablation, Columns) else 2
+    if not 0 <= shift < size[axis - 1]:
+        raise ValueError(
+            f"shift={shift} must be in 0..{size[axis - 1] - 1}, in pixels of the image"
+        )
+    return axis
 
 
 def _mirror_images(ablation: SingleWindow, size: ImageSize) -> Int64[np.ndarray, " P"]:
