@@ -281,7 +281,7 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
         right.plot(
             [r["epoch"] for r in validation],
             [100 * r[name] for r in validation],
-            label=name.replace("_", " ") + (at if name.startswith("cert") else ""),
+            label=name.removesuffix("_accuracy") + (at if "cert" in name else ""),
             **style,
         )
     percent_axis(right, "validation images (%)")
