@@ -306,7 +306,7 @@ def test_the_curve_draws_the_metrics(tmp_path):
     assert left.get_lines()[0].get_ydata() == pytest.approx([2, 1, 0.5])
     for name in ("clean", "certified", "base"):
         patch = " at 3x3" if name == "certified" else ""
-        epochs, value = drawn(right, f"{name} accuracy{patch}")
+        epochs, value = drawn(right, f"{name}{patch}")
         assert epochs.tolist() == [1, 2, 4]
         assert value == pytest.approx([100 * r[f"{name}_accuracy"] for r in records])
     check_is_a_picture(figure, tmp_path / "curve.png")
