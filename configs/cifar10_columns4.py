@@ -21,7 +21,7 @@ def get_config():
             "depth": 6,
             "crops": 4,
             "mirror": True,
-            "shift": 2,
+            "shift": 0,
         },
         train={
             "epochs": 48.0,
@@ -38,12 +38,7 @@ def get_config():
                 "warmup_epochs": 2.0,
                 "boundaries": (),
             },
-            "augment": {
-                "shift": 4,
-                "flip": True,
-                "cutout": 0,
-                "colour": 0.2,
-            },
+            "augment": {"shift": 4, "flip": True, "cutout": 0, "colour": 0.2},
             "loss": {
                 "name": "cross_entropy",
                 "label_smoothing": 0.0,
