@@ -8,7 +8,7 @@ import jax
 import optax
 import optax.contrib
 
-from dsmooth_jax.checks import check_choice, check_range
+from dsmooth_jax.checks import check_choice, check_count, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,8 @@ class OptimizerConfig:
       adam_learning_rate: muon's for what Adam updates, > 0; on the same schedule.
       weight_decay: >= 0.
       momentum: of sgd and muon, in [0, 1).
+      newton_schulz_steps: iterations of muon for each kernel and step, >= 1; fewer are
+        cheaper and orthogonalise less exactly.
       schedule: "cosine" or "linear" to zero, "piecewise" (a tenth from each boundary
         on), or "constant".
       warmup_epochs: linear from zero, >= 0; may be a fraction.
@@ -34,6 +36,7 @@ class OptimizerConfig:
     adam_learning_rate: float = 2e-3
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    newton_schulz_steps: int = 5
     schedule: Literal["cosine", "linear", "piecewise", "constant"] = "cosine"
     warmup_epochs: float = 0.0
     boundaries: Sequence[float] = ()
@@ -46,6 +49,7 @@ class OptimizerConfig:
         check_range("optimizer.adam_learning_rate", self.adam_learning_rate, above=0)
         check_range("optimizer.weight_decay", self.weight_decay, least=0)
         check_range("optimizer.momentum", self.momentum, least=0, below=1)
+        check_count("optimizer.newton_schulz_steps", self.newton_schulz_steps)
         check_range("optimizer.warmup_epochs", self.warmup_epochs, least=0)
         object.__setattr__(self, "boundaries", tuple(self.boundaries))  # JSON has lists
         if list(self.boundaries) != sorted(set(self.boundaries)):
@@ -77,6 +81,7 @@ def make_optimizer(
             ratio = config.adam_learning_rate / config.learning_rate
             optimizer = optax.contrib.muon(
                 schedule,
+                ns_steps=config.newton_schulz_steps,
                 beta=config.momentum,
                 weight_decay=config.weight_decay,
                 adam_learning_rate=lambda step: ratio * schedule(step),

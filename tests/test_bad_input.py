@@ -698,6 +698,7 @@ def calls():
         ({"weight_decay": -1}, ValueError, ["optimizer.weight_decay=-1", ">= 0"]),
         ({"adam_learning_rate": 0}, ValueError, ["optimizer.adam_learning_rate=0"]),
         ({"momentum": 1}, ValueError, ["optimizer.momentum=1", "< 1"]),
+        ({"newton_schulz_steps": 0}, ValueError, ["newton_schulz_steps=0", ">= 1"]),
         ({"warmup_epochs": -1}, ValueError, ["optimizer.warmup_epochs=-1", ">= 0"]),
         ({"boundaries": (3, 2)}, ValueError, ["optimizer.boundaries=(3, 2)"]),
     ):

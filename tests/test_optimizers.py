@@ -55,10 +55,16 @@ def test_sgd_weight_decay_is_the_papers():
         assert float(params) == pytest.approx(expected, rel=1e-6)
 
 
-def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest():
-    """Singular values of a kernel's step lie near the rate; others move by Adam's."""
+@pytest.mark.parametrize("iterations", [3, 5])
+def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest(iterations):
+    """A kernel's step has singular values near the rate; others move by Adam's."""
     config = OptimizerConfig(
-        "muon", 0.02, adam_learning_rate=1e-3, weight_decay=0.0, schedule="constant"
+        "muon",
+        0.02,
+        adam_learning_rate=1e-3,
+        weight_decay=0.0,
+        newton_schulz_steps=iterations,
+        schedule="constant",
     )
     optimizer, _ = optimizers.make_optimizer(config, num_epochs=1, steps_per_epoch=1)
     rng = np.random.default_rng(0)
@@ -76,10 +82,17 @@ def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest():
     )
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     for name, factor in (("kernel", 1.0), ("wide", 2.0)):  # sqrt(outputs / inputs)
-        step = np.asarray(updates["block"][name])
-        values = np.linalg.svd(step.reshape(-1, step.shape[-1]), compute_uv=False)
-        assert (values > 0.6 * 0.02 * factor).all()
-        assert (values < 1.3 * 0.02 * factor).all()
+        found, values = (
+            np.linalg.svd(x.reshape(-1, x.shape[-1]), compute_uv=False)
+            for x in (np.asarray(tree["block"][name]) for tree in (updates, gradient))
+        )
+        # Each iteration is one polynomial of every singular value (Jordan 2024, Muon).
+        values = values / np.linalg.norm(values)
+        for _ in range(iterations):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        expected = 0.02 * factor * values
+        np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-3)
+        assert (values > 0.6).all() and (values < 1.3).all()
     for adams, of in (
         (updates["block"]["scale"], gradient["block"]["scale"]),
         (updates["head"]["kernel"], gradient["head"]["kernel"]),
