@@ -34,6 +34,7 @@ def get_config():
                 "adam_learning_rate": 2e-3,
                 "weight_decay": 0.015,
                 "momentum": 0.95,
+                "newton_schulz_steps": 5,
                 "schedule": "linear",
                 "warmup_epochs": 2.0,
                 "boundaries": (),
