@@ -270,7 +270,7 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     figure, (left, right) = new_figure("", "", panels=2)
     train = [r for r in records if "loss" in r]
     left.plot([r["epoch"] for r in train], [r["loss"] for r in train], color=BLUE)
-    left.set_ylabel("training loss (nats per ablation)")
+    left.set_ylabel("training loss (mean of images)")
     validation = [r for r in records if "certified_accuracy" in r]
     at = " at " + "x".join(map(str, validation[-1]["patch"])) if validation else ""
     for name, style in (
