@@ -3,8 +3,9 @@
 python train.py --config=configs/cifar10_columns3_margin.py --workdir=runs/margin
 
 Begins with the best variables in runs/cifar10_columns3. 31 minutes on two Intel Xeon
-cores (validated with a shift of 2): 81.5 % clean, 52.5 % certified at 5x5 on 5,000
-validation images (graded votes, placement rule; JPEGs of CIFAR-10). docs/training.md.
+cores, then still with a shift of 2. With 3: 81.5 % clean, 52.5 % certified at 5x5 on
+5,000 validation images (graded votes, placement rule; JPEGs of CIFAR-10).
+docs/training.md.
 """
 
 from configs import cifar10_columns3

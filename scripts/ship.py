@@ -38,6 +38,9 @@ def main(_):
     compare(classifier, ablation, variables, rounded, record)
     step = checkpoint.latest_step(workdir / BEST)
     checkpoint.save(out / BEST, step, rounded, {**record, "rounded_to": "float16"})
+    # Orbax says in it which folder of this machine it wrote.
+    for done in out.rglob("commit_success.txt"):
+        done.write_text("done\n")
     for name in ("config.json", "metrics.jsonl", "curve.png"):
         shutil.copy(workdir / name, out / name)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -46,6 +46,8 @@ def test_the_arrays_are_those_that_the_card_names(name):
     assert checkpoint.fingerprint(folder / BEST) in card
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8_000_000
+    (done,) = folder.rglob("commit_success.txt")
+    assert "/" not in done.read_text()
     record = checkpoint.read_metadata(folder / BEST)
     assert record["rounded_to"] == "float16"
     assert record["config"] == json.loads((folder / "config.json").read_text())
@@ -103,6 +105,7 @@ def test_a_run_is_shipped_as_float16_values(run_script, smoke_run, tmp_path):
     _, variables, record = restore_base(tmp_path / "x")
     _, trained, _ = restore_base(smoke_run)
     assert record["rounded_to"] == "float16"
+    assert not any(str(tmp_path) in f.read_text() for f in tmp_path.rglob("*.txt"))
     for leaf, was in zip(
         jax.tree.leaves(variables), jax.tree.leaves(trained), strict=True
     ):
