@@ -38,7 +38,7 @@ from dsmooth_jax import (
     store,
     training,
 )
-from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import cast_votes
 
@@ -167,7 +167,7 @@ def make_step(config, classifier, optimizer, image_size):
     loss = losses.LossConfig(**settings["loss"])
     touched = None
     if loss.name == "certified_margin":
-        ablation = ablation_from_json(config["ablation"])
+        ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
         touched = ds.touched(ablation, ds.Patch(*loss.patch), image_size)
     return training.make_train_step(
         classifier,

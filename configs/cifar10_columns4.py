@@ -12,29 +12,29 @@ from ml_collections import config_dict
 def get_config():
     return config_dict.create(
         seed=0,
-        data={"name": "cifar10", "num_validation": 5000},
+        data={"name": "cifar10", "num_validation": 1000},
         ablation={"kind": "Columns", "width": 4, "stride": 1},
         model={
             "name": "bandnet",
             "width": 80,
             "max_width": 320,
             "depth": 6,
-            "crops": 4,
+            "crops": 2,
             "mirror": True,
             "shift": 0,
         },
         train={
-            "epochs": 48.0,
-            "batch_size": 256,
+            "epochs": 82.0,
+            "batch_size": 512,
             "num_accumulated": 1,
-            "precision": "float32",
+            "precision": "bfloat16",
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 0.08,
                 "adam_learning_rate": 2e-3,
-                "weight_decay": 0.015,
+                "weight_decay": 0.03,
                 "momentum": 0.95,
-                "newton_schulz_steps": 5,
+                "newton_schulz_steps": 3,
                 "schedule": "linear",
                 "warmup_epochs": 2.0,
                 "boundaries": (),
@@ -43,6 +43,7 @@ def get_config():
             "loss": {
                 "name": "cross_entropy",
                 "label_smoothing": 0.0,
+                "every": 1,
                 "patch": (5, 5),
                 "target": 1.0,
                 "temperature": 4.0,
@@ -51,5 +52,5 @@ def get_config():
             "ema_decay": 0.0,
             "init_from": "",  # a workdir: start from its best variables
         },
-        validation={"every_epochs": 6.0, "patch": (5, 5)},
+        validation={"every_epochs": 10.25, "patch": (5, 5)},
     )

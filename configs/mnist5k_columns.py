@@ -31,6 +31,7 @@ def get_config():
             "loss": {
                 "name": "cross_entropy",
                 "label_smoothing": 0.0,
+                "every": 1,
                 "patch": (5, 5),
                 "target": 1.0,
                 "temperature": 4.0,

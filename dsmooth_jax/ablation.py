@@ -258,6 +258,24 @@ SingleWindow = Columns | Rows | Blocks
 _KINDS = (Columns, Rows, Blocks, MultiColumns, MultiBlocks)
 
 
+def thinned(ablation: Ablation, every: int) -> Ablation:
+    """Every so many-th of the ablations, along each axis that they cut.
+
+    >>> thinned(Columns(4), 2)
+    Columns(width=4, stride=2)
+
+    Raises:
+      TypeError: an ablation that keeps several windows, where every is not 1.
+    """
+    if every == 1:
+        return ablation
+    if not isinstance(ablation, SingleWindow):
+        raise TypeError(
+            f"every={every}: {ablation!r} has no stride to thin it out by; use every=1"
+        )
+    return dataclasses.replace(ablation, stride=every * ablation.stride)
+
+
 def ablation_to_json(ablation: Ablation) -> dict[str, Any]:
     """Returns the ablation as a plain dict, for checkpoints and stores.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmooth_jax.checks import check_choice, check_range
+from dsmooth_jax.checks import check_choice, check_count, check_range
 from dsmooth_jax.threat import Patch
 
 
@@ -29,8 +29,11 @@ class LossConfig:
 
     Attributes:
       name: "cross_entropy" of random ablations, or "certified_margin", which scores all
-        ablations of each image.
+        ablations of each image, or every so many-th.
       label_smoothing: of cross-entropy, in [0, 1).
+      every: >= 1; the margin is that of every so many-th ablation, as
+        `ablation.thinned` has them. Neighbours say much the same, and half of them cost
+        half.
       patch: (height, width) in pixels, which the margin is certified against.
       target: the margin worth having, in full preferences of one ablation.
       temperature: > 0, in the same unit; what counts as nearly certified.
@@ -39,6 +42,7 @@ class LossConfig:
 
     name: Literal["cross_entropy", "certified_margin"] = "cross_entropy"
     label_smoothing: float = 0.0
+    every: int = 1
     patch: Sequence[int] = (5, 5)
     target: float = 1.0
     temperature: float = 4.0
@@ -47,6 +51,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_choice("loss.name", self.name, ("cross_entropy", "certified_margin"))
         check_range("loss.label_smoothing", self.label_smoothing, least=0, below=1)
+        check_count("loss.every", self.every)
         check_range("loss.target", self.target)
         check_range("loss.temperature", self.temperature, above=0)
         check_range("loss.cross_entropy", self.cross_entropy, least=0)

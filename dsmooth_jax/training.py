@@ -93,7 +93,8 @@ def make_train_step(
       optimizer: Optax's.
       augment_config: what is done to the images first.
       loss_config: cross-entropy if None.
-      touched: the touched sets of the loss's patch; only a loss on the margin needs it.
+      touched: the touched sets of the loss's patch, in the ablation thinned as the loss
+        says; only a loss on the margin needs them.
       ema_decay: of the moving average, in [0, 1); for a state that has one.
       precision: "bfloat16" to compute activations and gradients in it; parameters,
         optimiser state, batch statistics and the loss stay float32.
@@ -117,8 +118,13 @@ def make_train_step(
     def loss_fn(params, batch_stats, images, labels, key):
         params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
         variables = {"params": params, "batch_stats": batch_stats}
-        read = classifier.train_all_logits if is_margin else classifier.train_logits
-        logits, batch_stats = read(variables, images, key)
+        if is_margin:
+            logits, batch_stats = classifier.train_all_logits(
+                variables, images, loss_config.every
+            )
+            _check_touched(touched, logits, loss_config)
+        else:
+            logits, batch_stats = classifier.train_logits(variables, images, key)
         logits = logits.astype(jnp.float32)
         loss = losses.cross_entropy(logits, labels, loss_config.label_smoothing)
         if is_margin:
@@ -187,3 +193,12 @@ def make_train_step(
         return TrainState(state.step + 1, variables, opt_state, average), metrics
 
     return train_step
+
+
+def _check_touched(touched: Any, logits: Array, loss_config: LossConfig) -> None:
+    if touched.shape[1] != logits.shape[1]:
+        raise ValueError(
+            f"touched has {touched.shape[1]} ablations, but the classifier scores "
+            f"{logits.shape[1]} with loss.every={loss_config.every}; take the touched "
+            f"sets of thinned(ablation, {loss_config.every})"
+        )

@@ -737,6 +737,7 @@ def calls():
     for change, error, words in (
         ({"name": "hinge"}, ValueError, ["loss.name='hinge'", "certified_margin"]),
         ({"label_smoothing": 1}, ValueError, ["loss.label_smoothing=1", "< 1"]),
+        ({"every": 0}, ValueError, ["loss.every=0", ">= 1"]),
         ({"temperature": 0}, ValueError, ["loss.temperature=0", "> 0"]),
         ({"target": None}, TypeError, ["loss.target=None", "number"]),
         ({"cross_entropy": -1}, ValueError, ["loss.cross_entropy=-1", ">= 0"]),

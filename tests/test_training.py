@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import models, optimizers, training
-from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax import masking, models, optimizers, training
+from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.augment import AugmentConfig
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.optimizers import OptimizerConfig
@@ -115,22 +115,27 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def margin_step(classifier, ablation, optimizer, **kwargs):
+def margin_step(classifier, ablation, optimizer, every=1, patch=(2, 2)):
     return jax.jit(
         training.make_train_step(
             classifier,
             optimizer,
             AugmentConfig(),
-            LossConfig("certified_margin", temperature=1.0, patch=(2, 2)),
-            touched=ds.touched(ablation, ds.Patch(2, 2), SHAPE[:2]),
-            **kwargs,
+            LossConfig("certified_margin", every=every, temperature=1.0, patch=patch),
+            touched=ds.touched(ablation, ds.Patch(*patch), SHAPE[:2]),
         )
     )
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "bandnet"])
-def test_training_on_the_margin_certifies(name):
-    """The loss on the certificate makes certificates, whatever the classifier."""
+@pytest.mark.parametrize(
+    ("name", "every", "patch"),
+    [("small_cnn", 1, (2, 2)), ("bandnet", 1, (2, 2)), ("bandnet", 2, (2, 1))],
+)
+def test_training_on_the_margin_certifies(name, every, patch):
+    """The loss on the certificate makes certificates, whatever the classifier.
+
+    Also that of every second ablation: what is certified are all of them.
+    """
     ablation = ds.Columns(2)
     classifier = models.build(
         {"name": name}, ablation=ablation, image_shape=SHAPE, num_classes=3
@@ -141,7 +146,7 @@ def test_training_on_the_margin_certifies(name):
         steps_per_epoch=40,
     )
     state = training.init_state(classifier, optimizer, jax.random.key(0))
-    step = margin_step(classifier, ablation, optimizer)
+    step = margin_step(classifier, thinned(ablation, every), optimizer, every, patch)
     images, labels = batch()
     for _ in range(40):
         state, metrics = step(state, images, labels, jax.random.key(1))
@@ -149,7 +154,7 @@ def test_training_on_the_margin_certifies(name):
     smoothed = ds.SmoothedClassifier(
         classifier.scores_fn(state.variables), ablation, voting="graded", strength=5.0
     )
-    found = smoothed.certify(np.asarray(images), ds.Patch(2, 2))
+    found = smoothed.certify(np.asarray(images), ds.Patch(*patch))
     assert (found.prediction == np.asarray(labels)).all() and found.is_certified.all()
 
 
@@ -165,6 +170,52 @@ def test_a_loss_on_the_margin_needs_touched_sets():
             AugmentConfig(),
             LossConfig("certified_margin"),
         )
+
+
+def test_touched_sets_of_other_ablations_are_refused():
+    """Those of all ablations beside the logits of every second one."""
+    optimizer, _ = optimizers.make_optimizer(
+        OptimizerConfig(), num_epochs=1, steps_per_epoch=1
+    )
+    classifier = small_classifier()
+    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    step = margin_step(classifier, ds.Columns(2), optimizer, every=2)
+    with pytest.raises(ValueError, match=r"touched has .* loss\.every=2; .* thinned"):
+        step(state, *batch(), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation"),
+    [
+        ("small_cnn", ds.Columns(3)),
+        ("small_cnn", ds.Blocks(3, 3)),
+        ("bandnet", ds.Rows(3)),
+        ("bandnet", ds.Blocks(4, 4)),
+    ],
+    ids=str,
+)
+def test_every_second_ablation_is_every_second_of_all(name, ablation):
+    """Each of its logits is nearest to those of the same window among all of them.
+
+    (Nearest: a bandnet's batch statistics are those of half as many windows.)
+    """
+    classifier = models.build(
+        {"name": name}, ablation=ablation, image_shape=SHAPE, num_classes=3
+    )
+    variables = classifier.init(jax.random.key(0))
+    images = jnp.asarray(np.random.default_rng(0).random((16, *SHAPE)), jnp.float32)
+    read = jax.jit(classifier.train_all_logits, static_argnums=2)
+    whole, found = (
+        np.asarray(read(variables, images, every)[0]).swapaxes(0, 1)  # [P, B, K]
+        for every in (1, 2)
+    )
+    starts, kept = (
+        masking.window_starts(each, SHAPE[:2]).tolist()
+        for each in (ablation, thinned(ablation, 2))
+    )
+    distances = np.abs(found[:, None] - whole[None]).sum((2, 3))
+    assert len(kept) == len(found) < len(starts) == len(whole)
+    assert [starts[i] for i in distances.argmin(1)] == kept
 
 
 def test_the_average_is_the_exponential_one():
@@ -223,7 +274,11 @@ def step_of(classifier, num_steps=1, images=None, **settings):
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     """Without batch normalisation and random ablations: the same step, to rounding."""
     classifier = small_classifier()
-    every = dataclasses.replace(classifier, train_logits=classifier.train_all_logits)
+
+    def all_logits(variables, images, key):
+        return classifier.train_all_logits(variables, images, 1)
+
+    every = dataclasses.replace(classifier, train_logits=all_logits)
     whole, metrics, _ = step_of(every)
     parts, found, _ = step_of(every, num_accumulated=3)
     for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
@@ -321,7 +376,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     )
     augment = AugmentConfig(**config["train"]["augment"])
     loss = LossConfig(**config["train"]["loss"])
-    ablation = ablation_from_json(config["ablation"])
+    ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
     ema_decay = config["train"]["ema_decay"]
     step = training.make_train_step(
         classifier,

@@ -20,6 +20,7 @@ Idea: Metzen & Yatsura, "Efficient Certified Defenses Against Patch Attacks on I
 Classifiers", ICLR 2021, arXiv:2102.04154 (BagCert). The architecture is our own.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Int64, Key
 
 from dsmooth_jax import masking, scoring
-from dsmooth_jax.ablation import Ablation, Columns, Rows, SingleWindow
+from dsmooth_jax.ablation import Ablation, Columns, Rows, SingleWindow, thinned
 from dsmooth_jax.models.band_layers import BandNet, window_kernels
 from dsmooth_jax.models.base import BaseClassifier, Variables, check_task, network
 from dsmooth_jax.types import ImageSize
@@ -108,15 +109,15 @@ def bandnet(
       In evaluation mode the scores of ablation p depend on no pixel that p hides, on no
       other image and not on the batch size.
     """
-    net = band_network(
-        ablation,
+    make = functools.partial(
+        band_network,
         image_shape=image_shape,
         num_classes=num_classes,
         width=width,
         max_width=max_width,
         depth=depth,
-        crops=crops,
     )
+    net = make(ablation, crops=crops)
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)
     starts = masking.window_starts(ablation, size)
@@ -133,9 +134,10 @@ def bandnet(
         return net.train_logits(variables, images, jnp.asarray(starts)[drawn])
 
     def train_all_logits(
-        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+        variables: Variables, images: Float[Array, "B H W C"], every: int
     ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
-        return net.train_image_logits(variables, images)
+        thin_net = make(thinned(ablation, every), crops=1)
+        return thin_net.train_image_logits(variables, images)
 
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
         logits_fn = Partial(image_logits, variables)

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
 from dsmooth_jax import masking, scoring
-from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.ablation import Ablation, thinned
 
 Variables = dict[str, Any]
 """{"params": {...}, "batch_stats": {...}}: nested dicts of arrays, nothing of Flax.
@@ -59,14 +59,15 @@ class BaseClassifier:
       train_logits: (variables, images [B, H, W, C] float32 in [0, 1], key) ->
         (logits [B, n, K], batch_stats): the logits of n random ablations of each
         image, and the updated batch statistics.
-      train_all_logits: the same of all P ablations, [B, P, K]; the key is not used.
+      train_all_logits: (variables, images, every) -> likewise the logits of all P
+        ablations of `thinned(ablation, every)`, [B, P, K].
       scores_fn: variables -> a function of images [B, H, W, C] that returns the
         softmax scores [B, P, K] of every ablation, in evaluation mode.
     """
 
     init: Callable[[Array], Variables]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
-    train_all_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    train_all_logits: Callable[[Variables, Array, int], tuple[Array, dict[str, Any]]]
     scores_fn: Callable[[Variables], Callable[[Array], Array]]
 
 
@@ -142,9 +143,9 @@ def masked_classifier(
         return logits[:, None, :], batch_stats
 
     def train_all_logits(
-        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+        variables: Variables, images: Float[Array, "B H W C"], every: int
     ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
-        ablated = masking.ablate(images, ablation)  # [B, P, H, W, 2C]
+        ablated = masking.ablate(images, thinned(ablation, every))  # [B, P, H, W, 2C]
         num = ablated.shape[:2]
         logits, batch_stats = network.train_logits(
             variables, ablated.reshape(-1, *ablated.shape[2:])
