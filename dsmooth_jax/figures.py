@@ -269,13 +269,16 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     """
     figure, (left, right) = new_figure("", "", panels=2)
     train = [r for r in records if "loss" in r]
-    left.plot([r["epoch"] for r in train], [r["loss"] for r in train], color=BLUE)
+    # Marked, so that the only point of a run that is validated once is seen.
+    marked = {"marker": "o", "markersize": 4}
+    epochs, values = [r["epoch"] for r in train], [r["loss"] for r in train]
+    left.plot(epochs, values, color=BLUE, **marked)
     left.set_ylabel("training loss (mean of images)")
     validation = [r for r in records if "certified_accuracy" in r]
     at = " at " + "x".join(map(str, validation[-1]["patch"])) if validation else ""
     for name, style in (
         ("clean_accuracy", {"color": INK, "linestyle": "--"}),
-        ("certified_accuracy", {"color": BLUE, "marker": "o", "markersize": 4}),
+        ("certified_accuracy", {"color": BLUE}),
         ("base_accuracy", {"color": ORANGE, "linestyle": ":"}),
     ):
         right.plot(
@@ -283,6 +286,7 @@ def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
             [100 * r[name] for r in validation],
             label=name.removesuffix("_accuracy") + (at if "cert" in name else ""),
             **style,
+            **marked,
         )
     percent_axis(right, "validation images (%)")
     legend(right, loc="lower right")

@@ -24,7 +24,7 @@ SLACK = 2e-5
 # Of the first 200 test images, when the model was shipped: right, and certified, at 2x2
 # and at 5x5.
 ON_200 = {
-    "cifar10_columns3": (152, 119, 152, 93),
+    "cifar10_columns3": (150, 115, 150, 93),
     "cifar10_columns4": (155, 109, 155, 88),
 }
 

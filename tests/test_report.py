@@ -309,6 +309,9 @@ def test_the_curve_draws_the_metrics(tmp_path):
         epochs, value = drawn(right, f"{name}{patch}")
         assert epochs.tolist() == [1, 2, 4]
         assert value == pytest.approx([100 * r[f"{name}_accuracy"] for r in records])
+    # A run that is validated once has points, which lines alone do not show.
+    lines = [*left.get_lines(), *right.get_lines()]
+    assert {line.get_marker() for line in lines} == {"o"}
     check_is_a_picture(figure, tmp_path / "curve.png")
 
 
