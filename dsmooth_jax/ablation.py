@@ -261,19 +261,16 @@ _KINDS = (Columns, Rows, Blocks, MultiColumns, MultiBlocks)
 def thinned(ablation: Ablation, every: int) -> Ablation:
     """Every so many-th of the ablations, along each axis that they cut.
 
+    Raises TypeError for one that keeps several windows, unless `every` is 1.
+
     >>> thinned(Columns(4), 2)
     Columns(width=4, stride=2)
-
-    Raises:
-      TypeError: an ablation that keeps several windows, where every is not 1.
     """
-    if every == 1:
-        return ablation
-    if not isinstance(ablation, SingleWindow):
-        raise TypeError(
-            f"every={every}: {ablation!r} has no stride to thin it out by; use every=1"
-        )
-    return dataclasses.replace(ablation, stride=every * ablation.stride)
+    if isinstance(ablation, SingleWindow):
+        return dataclasses.replace(ablation, stride=every * ablation.stride)
+    if every != 1:
+        raise TypeError(f"every={every}: {ablation!r} has no stride; use every=1")
+    return ablation
 
 
 def ablation_to_json(ablation: Ablation) -> dict[str, Any]:

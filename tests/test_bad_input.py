@@ -19,6 +19,7 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import cli, models, optimizers
+from dsmooth_jax.ablation import thinned
 from dsmooth_jax.augment import AugmentConfig
 from dsmooth_jax.losses import LossConfig
 
@@ -727,6 +728,12 @@ def calls():
         lambda: AugmentConfig(shift=1.5),
         TypeError,
         ["augment.shift=1.5", "integer"],
+    )
+    yield (
+        "training: every second ablation of several windows",
+        lambda: thinned(ds.MultiColumns(2, 2), 2),
+        TypeError,
+        ["every=2", "MultiColumns(width=2, keep=2)", "use every=1"],
     )
     for change, error, words in (
         ({"cutout": -1}, ValueError, ["augment.cutout=-1", ">= 0"]),
