@@ -23,6 +23,7 @@ from configs import cifar10_columns3
 from dsmooth_jax import models, optimizers, training
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.masking import to_unit
 
 KEEP = ":".join(
     f"glibc.malloc.{name}"
@@ -65,7 +66,7 @@ def measure():
     key = jax.random.key(0)
     state = training.init_state(classifier, optimizer, key)
     scores_fn = jax.jit(classifier.scores_fn(state.variables))
-    floats = jnp.asarray(images[:256], jnp.float32) / 255
+    floats = to_unit(images[:256])
     jobs = {
         "training step": lambda: step(state, images, labels, key),
         "scores": lambda: scores_fn(floats),

@@ -33,7 +33,7 @@ class LossConfig:
       label_smoothing: of cross-entropy, in [0, 1).
       every: >= 1; the margin is that of every so many-th ablation, as
         `ablation.thinned` has them. Neighbours say much the same, and half of them cost
-        half; their margins are half as large, and so should be the temperature.
+        0.6; their margins are half as large, and so should be the temperature.
       patch: (height, width) in pixels, which the margin is certified against.
       target: the margin worth having, in full preferences of one ablation.
       temperature: > 0, in the same unit; what counts as nearly certified.

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from dsmooth_jax import losses
 from dsmooth_jax.augment import AugmentConfig, augment
+from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.masking import to_unit
@@ -196,9 +197,10 @@ def make_train_step(
 
 
 def _check_touched(touched: Any, logits: Array, loss_config: LossConfig) -> None:
-    if touched.shape[1] != logits.shape[1]:
+    try:
+        check_touched(touched, logits.shape[1])
+    except ValueError as error:
+        every = loss_config.every
         raise ValueError(
-            f"touched has {touched.shape[1]} ablations, but the classifier scores "
-            f"{logits.shape[1]} with loss.every={loss_config.every}; take the touched "
-            f"sets of thinned(ablation, {loss_config.every})"
-        )
+            f"{error}, with loss.every={every}; use those of thinned(ablation, {every})"
+        ) from None
