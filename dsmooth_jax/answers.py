@@ -7,7 +7,7 @@ images or is one number for each. Memory is bounded, whatever the number of imag
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,7 +48,22 @@ Watch: TypeAlias = Callable[
 # Scores held at a time: shards are small, and each touched set is enumerated once here.
 _GROUP_BYTES = 2**26
 _GROUP_IMAGES = 1000
-_PER_IMAGE = {"margins", "predictions", "largest", "runner_up", "maps", "sample"}
+
+
+def _of_keys(combine: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
+    """A field's metadata: how two are combined, in a dict those of the same key."""
+
+    def of_keys(one: Any, two: Any) -> Any:
+        if isinstance(one, dict):
+            return {key: of_keys(one[key], two[key]) for key in one}
+        return None if one is None else combine(one, two)
+
+    return {"combine": of_keys}
+
+
+_ADDED = _of_keys(operator.add)  # counts
+_JOINED = _of_keys(lambda one, two: np.concatenate([one, two]))  # an entry per image
+_SAME = _of_keys(lambda one, _: one)  # of the question alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,33 +90,30 @@ class Answers:
       sample: float32 [n, P, K], the scores of the question's sample.
     """
 
-    results: dict[Key, Evaluation]
-    margins: dict[Key, PerImage]
-    predictions: dict[Voting, PerImage]
-    largest: dict[Voting, PerImage]
-    runner_up: PerImage
-    uncertain: dict[tuple[Voting, Attack], Accuracy]
-    is_exact: dict[tuple[Voting, Attack], bool]
-    right_by_ablation: PerAblation
-    sweep: dict[tuple[Any, ...], Evaluation]
-    maps: dict[str, np.ndarray]
-    settings: dict[tuple[Voting, float], Evaluation]
-    unproven: np.ndarray | None
-    rectangles: np.ndarray | None
-    sample: np.ndarray
+    results: dict[Key, Evaluation] = dataclasses.field(metadata=_ADDED)
+    margins: dict[Key, PerImage] = dataclasses.field(metadata=_JOINED)
+    predictions: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
+    largest: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
+    runner_up: PerImage = dataclasses.field(metadata=_JOINED)
+    uncertain: dict[tuple[Voting, Attack], Accuracy] = dataclasses.field(
+        metadata=_ADDED
+    )
+    is_exact: dict[tuple[Voting, Attack], bool] = dataclasses.field(metadata=_SAME)
+    right_by_ablation: PerAblation = dataclasses.field(metadata=_ADDED)
+    sweep: dict[tuple[Any, ...], Evaluation] = dataclasses.field(metadata=_ADDED)
+    maps: dict[str, np.ndarray] = dataclasses.field(metadata=_JOINED)
+    settings: dict[tuple[Voting, float], Evaluation] = dataclasses.field(
+        metadata=_ADDED
+    )
+    unproven: np.ndarray | None = dataclasses.field(metadata=_ADDED)
+    rectangles: np.ndarray | None = dataclasses.field(metadata=_ADDED)
+    sample: np.ndarray = dataclasses.field(metadata=_JOINED)
 
     def __add__(self, other: "Answers") -> "Answers":
         """Of both sets of images, in this order."""
-
-        def join(name: str, one: Any, two: Any) -> Any:
-            if isinstance(one, dict):
-                return {key: join(name, one[key], two[key]) for key in one}
-            if one is None or isinstance(one, bool):  # the same for every image
-                return one
-            return np.concatenate([one, two]) if name in _PER_IMAGE else one + two
-
-        names = [field.name for field in dataclasses.fields(self)]
-        return Answers(*(join(n, getattr(self, n), getattr(other, n)) for n in names))
+        return Answers(
+            *(way(getattr(self, n), getattr(other, n)) for n, way in _WAYS.items())
+        )
 
     @property
     def base_accuracy(self) -> float:
@@ -131,6 +143,24 @@ class Answers:
             for side in sides
             for voting in self.largest
         }
+
+
+def ways_to_combine(record: type) -> dict[str, Callable[[Any, Any], Any]]:
+    """How two values of each field of a record are combined.
+
+    Raises:
+      TypeError: a field does not say. A guess would add up what is one per image.
+    """
+    fields = dataclasses.fields(record)
+    if silent := [field.name for field in fields if "combine" not in field.metadata]:
+        raise TypeError(
+            f"{record.__name__}.{silent[0]} must say how it is combined: "
+            "dataclasses.field(metadata=_ADDED), _JOINED or _SAME"
+        )
+    return {field.name: field.metadata["combine"] for field in fields}
+
+
+_WAYS = ways_to_combine(Answers)  # at import: no field is forgotten
 
 
 def ask(

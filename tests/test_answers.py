@@ -132,6 +132,17 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
         assert_equal(one, two)
 
 
+def test_a_field_that_does_not_say_how_it_is_combined_is_refused():
+    # Protects from a new number per image being added up without a word.
+    @dataclasses.dataclass(frozen=True)
+    class More(Answers):
+        entropy: np.ndarray
+
+    with pytest.raises(TypeError, match=r"More\.entropy must say how it is combined"):
+        answers_module.ways_to_combine(More)
+    assert len(answers_module.ways_to_combine(Answers)) == 14
+
+
 def remake(store, path, shard_size):
     """The same scores, in shards of another size."""
     from dsmooth_jax.store import create_store, write_shard
