@@ -3,6 +3,7 @@
 import operator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from dsmooth_jax.types import ImageSize
@@ -30,6 +31,15 @@ def check_image_size(image_size: ImageSize) -> ImageSize:
             "of images [N, H, W, C] pass images.shape[1:3]"
         )
     return size
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is a floating type of NumPy or of JAX: bfloat16, float8_e4m3fn, ..."""
+    try:
+        ml_dtypes.finfo(dtype)
+    except ValueError:
+        return False
+    return not np.issubdtype(dtype, np.complexfloating)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dsmooth_jax.checks import is_floating
 from dsmooth_jax.store import ScoreStore, write_whole
 
 MOST_IMAGES = 1000
@@ -74,7 +75,7 @@ def save_thumbnails(store: ScoreStore, images: ArrayLike) -> pathlib.Path:
         raise ValueError(
             f"images have {pixels.shape[3]} channels; pictures are grey (1) or RGB (3)"
         )
-    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
+    if pixels.dtype != np.uint8 and not is_floating(pixels.dtype):
         raise TypeError(
             f"images have dtype {pixels.dtype}; they must be uint8, or floating in "
             "[0, 1]"
@@ -82,6 +83,7 @@ def save_thumbnails(store: ScoreStore, images: ArrayLike) -> pathlib.Path:
     chosen = choose(store)
     pixels = np.asarray(pixels[chosen])
     if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
             raise ValueError("images must be in [0, 1] where they are floating")
         pixels = np.rint(255 * pixels).astype(np.uint8)

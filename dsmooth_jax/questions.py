@@ -45,19 +45,28 @@ def square_of_percent(percent: float, image_size: ImageSize) -> Patch:
       image_size: (H, W), pixels.
 
     Returns:
-      The square of side round(sqrt(percent / 100 * H * W)), at least 1 and at most the
+      The square whose side is s = sqrt(percent / 100 * H * W) rounded up, or down where
+      s is at most a third of a pixel above a whole number; at least 1 and at most the
       shorter side of the image.
+
+      The papers state sides, not how they round. This one rule gives them all: 23, 32
+      and 39 of 224 for 1, 2 and 3 %, 14 and 35 of 224 for 0.4 and 2.4 % (Xiang et al.
+      2022, PatchCleanser), 5 of 32 for 2.4 %, and 42 of 299 for 2 % (Levine & Feizi
+      2020). The square may cover a little less than the percentage (42x42 is 1.97 % of
+      299x299); to claim a side, name it by `Patch`.
 
     Raises:
       ValueError: percent is out of range.
 
-    >>> square_of_percent(2, (224, 224))
-    Patch(height=32, width=32)
+    >>> [str(square_of_percent(percent, (224, 224))) for percent in (1, 2, 3)]
+    ['23x23', '32x32', '39x39']
+    >>> square_of_percent(2, (299, 299))
+    Patch(height=42, width=42)
     """
     height, width = check_image_size(image_size)
     if not 0 < percent <= 100:
         raise ValueError(f"percent={percent!r} must be in (0, 100]")
-    side = round(math.sqrt(percent / 100 * height * width))
+    side = math.ceil(math.sqrt(percent / 100 * height * width) - 1 / 3)
     side = min(max(side, 1), height, width)
     return Patch(side, side)
 

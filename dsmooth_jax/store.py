@@ -181,7 +181,7 @@ def save_scores(
       TypeError, ValueError: arrays that do not fit each other or the ablation.
       StoreError: the folder holds another store.
     """
-    checked = check_scores(scores).astype(np.float32)
+    checked = check_scores(scores)
     check_ablation(ablation)
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape!r} must be (H, W, C), all >= 1")
@@ -294,7 +294,7 @@ def write_scores(store: ScoreStore, shard: int, scores: np.ndarray) -> str:
             f"scores of shard {shard} have shape {checked.shape}; it must be {expected}"
             f", of shard 0..{store.num_shards - 1}"
         )
-    content = _npy(np.ascontiguousarray(checked, np.float32))
+    content = _npy(np.ascontiguousarray(checked))
     write_whole(store.path / _shard_name(shard), content)
     return _sha256(content)
 

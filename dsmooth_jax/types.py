@@ -18,7 +18,7 @@ own error, which names the remedy, comes before any shape checker's.
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int16, Int64
+from jaxtyping import Bool, Float32, Int, Int16, Int64
 
 ImageSize: TypeAlias = tuple[int, ...]  # (H, W), pixels: slices of shapes are these
 ImageShape: TypeAlias = tuple[int, ...]  # (H, W, C)
@@ -33,7 +33,6 @@ Touched: TypeAlias = Bool[np.ndarray, "L P"]  # True where the patch meets the w
 PlacementRows: TypeAlias = Int64[np.ndarray, "Dh Dw"]  # row of Touched, per placement
 
 Scores: TypeAlias = Float32[np.ndarray, "N P K"]  # softmax of the base classifier
-AnyScores: TypeAlias = Float[np.ndarray, "N P K"]
 Votes: TypeAlias = Bool[np.ndarray, "N P K"]
 Grades: TypeAlias = Int16[np.ndarray, "N P K"]
 Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.types import AnyScores, Grades, Levels, Votes
+from dsmooth_jax.checks import is_floating
+from dsmooth_jax.types import Grades, Levels, Scores, Votes
 
 Voting = Literal["threshold", "top_one", "graded"]
 VOTINGS: tuple[Voting, ...] = ("threshold", "top_one", "graded")
@@ -46,7 +47,7 @@ def threshold_votes(scores: ArrayLike, threshold: float) -> Votes:
     Args:
       scores: floating [N, P, K], softmax scores in [0, 1].
       threshold: least score that is a vote (the paper's theta), 0 < threshold <= 1.
-        Both are compared as float32, in which scores are computed and stored.
+        Both are compared as float32: see `check_scores`.
 
     Returns:
       bool [N, P, K].
@@ -60,9 +61,7 @@ def threshold_votes(scores: ArrayLike, threshold: float) -> Votes:
     array([[[1, 0],
             [1, 1]]])
     """
-    # Scores of higher precision vote as they do once they are stored as float32.
-    checked = check_scores(scores).astype(np.float32, copy=False)
-    return checked >= np.float32(check_threshold(threshold))
+    return check_scores(scores) >= np.float32(check_threshold(threshold))
 
 
 def top_one_votes(scores: ArrayLike) -> Votes:
@@ -136,7 +135,7 @@ def uncertain_votes(
       TypeError, ValueError: as `threshold_votes` and `graded_votes`; not exactly one of
         threshold and strength; a tolerance out of range.
     """
-    checked = check_scores(scores).astype(np.float32, copy=False).astype(np.float64)
+    checked = check_scores(scores).astype(np.float64)
     if (threshold is None) == (strength is None):
         raise ValueError(
             f"threshold={threshold!r} and strength={strength!r}: give exactly one"
@@ -170,13 +169,16 @@ def check_voting(voting: Any) -> None:
         raise ValueError(f"voting={voting!r} must be one of {', '.join(VOTINGS)}")
 
 
-def check_scores(scores: ArrayLike) -> AnyScores:
-    """Returns scores as an array, or raises the error that says what is wrong.
+def check_scores(scores: ArrayLike) -> Scores:
+    """Returns scores as float32, or raises the error that says what is wrong.
 
-    A score that is not a number would vote for nobody without a word, so it is refused.
+    Every floating type of NumPy and JAX is taken. bfloat16, float16 and narrower ones
+    become float32 exactly, wider ones are rounded to it: so scores vote the same before
+    they are stored and after. A score that is not a number would vote for nobody
+    without a word, so it is refused.
     """
     checked = np.asarray(scores)
-    if not np.issubdtype(checked.dtype, np.floating):
+    if not is_floating(checked.dtype):
         raise TypeError(
             f"scores have dtype {checked.dtype}; they must be floating, softmax scores"
         )
@@ -187,6 +189,8 @@ def check_scores(scores: ArrayLike) -> AnyScores:
             f"scores have shape {checked.shape}; [N, P, K] needs P >= 1 ablations and "
             "K >= 2 classes"
         )
+    if checked.dtype.itemsize < 4:  # not all of these compare as they should
+        checked = checked.astype(np.float32)
     bad = ~((checked >= 0) & (checked <= 1))  # True for NaN too
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -194,7 +198,7 @@ def check_scores(scores: ArrayLike) -> AnyScores:
             f"scores{list(where)} = {checked[where]} (and {int(bad.sum()) - 1} more) "
             "must be in [0, 1]; pass softmax scores, not logits"
         )
-    return checked
+    return checked.astype(np.float32, copy=False)
 
 
 def check_threshold(threshold: Any) -> float:

@@ -54,10 +54,18 @@ def slow_duels(levels, row, limit):
 
 @pytest.mark.parametrize(
     ("percent", "size", "side"),
-    [(2, (224, 224), 32), (1, (224, 224), 22), (3, (224, 224), 39), (2.4, (32, 32), 5)],
+    [
+        *(
+            (p, (224, 224), side)
+            for p, side in zip((1, 2, 3), (23, 32, 39), strict=True)
+        ),
+        *((p, (224, 224), side) for p, side in ((0.4, 14), (2.4, 35), (25, 112))),
+        *((p, (32, 32), side) for p, side in ((0.4, 2), (2.4, 5))),
+        (2, (299, 299), 42),
+    ],
 )
 def test_a_percentage_is_the_square_of_the_literature(percent, size, side):
-    # Protects comparisons: 2 % of ImageNet is 32 x 32 in the papers.
+    # Protects comparisons: the sides of the papers, and whole sides where they are whole.
     assert ds.square_of_percent(percent, size) == ds.Patch(side, side)
 
 

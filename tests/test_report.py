@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -523,6 +524,16 @@ def test_pictures_are_of_the_images_shown(tmp_path, dtype):
     assert gallery.load_thumbnails(other) is None
     gallery.thumbnails_path(other).write_bytes(b"no zip")
     assert gallery.load_thumbnails(other) is None
+
+
+def test_pictures_of_narrow_floats_are_of_their_float32(tmp_path):
+    # Protects bfloat16 images, whose own arithmetic has eight bits.
+    store = make_store(tmp_path / "scores")
+    images = np.random.default_rng(1).random((NUM_IMAGES, *SIZE, 1))
+    images = images.astype(ml_dtypes.bfloat16)
+    ds.save_thumbnails(store, images)
+    wanted = np.rint(255 * images.astype(np.float32)).astype(np.uint8)
+    np.testing.assert_array_equal(gallery.load_thumbnails(store), wanted)
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 7, 1), (3, 100, 150, 3), (0, 8, 8, 3)])

@@ -1,5 +1,6 @@
 """Scores to votes: who gets a vote, and that nothing else does."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +54,53 @@ def test_float64_scores_vote_as_they_do_once_stored(threshold):
         ds.threshold_votes(scores, threshold),
         ds.threshold_votes(scores.astype(np.float32), threshold),
     )
+
+
+FLOATING = ("bfloat16", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn")
+FLOATING += ("float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e3m4")
+FLOATING += ("float8_e8m0fnu", "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
+FLOATING += ("float16", "float64", "longdouble")
+
+
+@pytest.mark.parametrize("name", FLOATING)
+def test_scores_of_every_floating_type_vote_as_their_float32(name, tmp_path):
+    # Protects a JAX user's bfloat16 model: no type refused, none compared otherwise.
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    scores = np.random.default_rng(0).dirichlet([1] * 3, (20, 6)).astype(dtype)
+    exact, labels = scores.astype(np.float32), np.arange(20) % 3
+    touched = ds.touched(ds.Columns(2), ds.Patch(1, 1), (4, 6))
+    saved = {"ablation": ds.Columns(2), "image_shape": (4, 6, 1), "labels": labels}
+    for answer in (
+        lambda s: ds.threshold_votes(s, 0.3),
+        lambda s: ds.threshold_votes(s, float(exact[0, 0, 0]) or 0.5),
+        ds.top_one_votes,
+        lambda s: ds.graded_votes(s, 3.3),
+        lambda s: ds.uncertain_votes(s, 0.1, threshold=0.3),
+        lambda s: ds.uncertain_votes(s, 1e-3, strength=3.3),
+        lambda s: ds.base_accuracy(s, labels),
+        lambda s: ds.choose_threshold(s, labels, touched),
+        lambda s: ds.choose_strength(s, labels, touched),
+        lambda s: ds.save_scores(tmp_path / str(s.dtype), s, **saved).read_all(),
+    ):
+        np.testing.assert_array_equal(answer(scores), answer(exact))
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float16", "float64"])
+def test_narrow_scores_are_checked_too(name):
+    # Protects against NaN and logits, which narrow types hold as well.
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    for value, shown in ((np.nan, "nan"), (-1, "-1"), (2, "2")):
+        scores = np.array([[[0.5, value]]]).astype(dtype)
+        with pytest.raises(ValueError, match=rf"scores\[0, 0, 1\] = {shown}"):
+            ds.threshold_votes(scores, 0.3)
+
+
+@pytest.mark.parametrize("name", ["int4", "uint2", "int8", "bool", "complex64", "O"])
+def test_what_is_no_floating_type_is_refused(name):
+    # Protects the message: integers are votes or labels, not scores.
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    with pytest.raises(TypeError, match="must be floating, softmax scores"):
+        ds.threshold_votes(np.zeros((1, 1, 2)).astype(dtype), 0.3)
 
 
 @given(some_scores, st.floats(0.01, 1), st.floats(0.01, 1))
