@@ -25,6 +25,11 @@ from dsmooth_jax.ablation import (
 )
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
 from dsmooth_jax.checkpoint import CheckpointError
+from dsmooth_jax.double_masking import (
+    MaskedCertificate,
+    certify_double_masking,
+    double_masking_predict,
+)
 from dsmooth_jax.evaluation import (
     Accuracy,
     Evaluation,
@@ -33,6 +38,14 @@ from dsmooth_jax.evaluation import (
     choose_threshold,
     evaluate,
     sweep,
+)
+from dsmooth_jax.evidence import (
+    ablation_masks,
+    certify_masked,
+    covering_touched,
+    log_levels,
+    mask_table,
+    merged_masks,
 )
 from dsmooth_jax.gallery import save_thumbnails
 from dsmooth_jax.locality import check_locality
@@ -73,6 +86,7 @@ __all__ = [
     "CheckpointError",
     "Columns",
     "Evaluation",
+    "MaskedCertificate",
     "MultiBlocks",
     "MultiColumns",
     "Patch",
@@ -81,20 +95,28 @@ __all__ = [
     "SmoothedClassifier",
     "StoreError",
     "ablate",
+    "ablation_masks",
     "base_accuracy",
     "certify",
+    "certify_double_masking",
+    "certify_masked",
     "certify_several",
     "check_locality",
     "choose_strength",
     "choose_threshold",
+    "covering_touched",
     "crop",
     "cropped_scores",
+    "double_masking_predict",
     "evaluate",
     "graded_votes",
     "largest_certified_patch",
     "load_smoothed",
+    "log_levels",
+    "mask_table",
     "masked_scores",
     "max_touched",
+    "merged_masks",
     "one_pass_scores",
     "open_scores",
     "placements",

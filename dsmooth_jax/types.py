@@ -6,6 +6,7 @@ Axis letters, here and in every docstring (the paper's letter in brackets):
     H, W, C  image height, width (pixels), channels
     P        ablations of an image
     K        classes, at least 2
+    M        masks: what is disregarded together
     L        distinct touched sets: placements that touch the same ablations count once
     D        placements of a patch along one axis
     R, S     window positions along the height, along the width
@@ -36,6 +37,9 @@ Scores: TypeAlias = Float32[np.ndarray, "N P K"]  # softmax of the base classifi
 Votes: TypeAlias = Bool[np.ndarray, "N P K"]
 Grades: TypeAlias = Int16[np.ndarray, "N P K"]
 Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
+AblationMasks: TypeAlias = Bool[np.ndarray, "M P"]  # True where mask m disregards p
+Covering: TypeAlias = Bool[np.ndarray, "L M"]  # True where mask m covers the placement
+Table: TypeAlias = Int16[np.ndarray, "N M M"]  # the class with masks i and j out
 Maps: TypeAlias = Int64[np.ndarray, "N Dh Dw"]  # by the patch's upper left corner
 PerImage: TypeAlias = Int64[np.ndarray, " N"]
 PerImageFlag: TypeAlias = Bool[np.ndarray, " N"]

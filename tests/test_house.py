@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
 HOST_SIDE = ["types", "checks", "ablation", "threat", "voting", "duels", "certificate"]
+HOST_SIDE += ["double_masking", "evidence"]
 HOST_SIDE += ["questions", "evaluation", "provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]
 HOST_SIDE += ["report", "comparison"]
@@ -52,6 +53,9 @@ LONG: dict[str, str] = {}
 CERTIFIED_PATH = [
     ds.certify,
     ds.certify_several,
+    ds.certify_double_masking,
+    ds.certify_masked,
+    ds.merged_masks,
     ds.touched_by_any,
     ds.largest_certified_patch,
     ds.touched,

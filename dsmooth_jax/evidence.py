@@ -1,0 +1,329 @@
+"""Sets of ablations to disregard, and who wins by what the others say.
+
+Voting hands an attacker the votes of every ablation that the patch touches. Here they
+are disregarded: a mask is a set of ablations that holds everything that some placement
+can touch, and the winner with masks i and j out is the class of the largest sum of
+levels over the ablations left. No level is clipped: what an attacker writes is not
+counted, so evidence may be as strong as it is. `double_masking` holds the certificate;
+tables of winners come from here.
+
+Where the winner is instead decided by duels of limited preferences, and all touched
+sets have one size, this certifies whatever `certify` certifies of the same votes: with
+both masks out, a duel is at least what the placement rule leaves of it.
+
+Source: this library. The nearest relative is PatchCURE (Xiang et al., USENIX Security
+2024, arXiv:2310.13076), which double-masks the features of a network with a small
+receptive field and asks for unanimity.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.certificate import check_touched
+from dsmooth_jax.checks import check_count
+from dsmooth_jax.double_masking import (
+    MaskedCertificate,
+    certify_double_masking,
+)
+from dsmooth_jax.duels import check_levels, predict, worst_duels
+from dsmooth_jax.threat import Patch, merge_equal_rows, placements
+from dsmooth_jax.types import (
+    AblationMasks,
+    Covering,
+    Grades,
+    ImageSize,
+    Table,
+)
+from dsmooth_jax.voting import check_scores
+
+LEVELS_PER_NAT = 1000
+"""`log_levels` counts thousandths of a natural logarithm."""
+
+_NO_LIMIT = 2**31 - 1
+_CHUNK_ENTRIES = 2**23  # sums held at a time: 32 MiB
+
+
+def log_levels(scores: ArrayLike, *, floor: float = 1e-4) -> Grades:
+    """Turns scores into evidence: their logarithms, in integers that add up exactly.
+
+    Args:
+      scores: floating [N, P, K], softmax scores in [0, 1].
+      floor: the least score that is told from 0, in [1e-12, 1). One ablation that is
+        sure can outweigh ln(1 / floor) nats of others.
+
+    Returns:
+      int16 [N, P, K]: rint(1000 ln(max(score, floor))), at most 0.
+
+    Raises:
+      TypeError: scores are not floating, the floor is no number.
+      ValueError: scores are not [N, P, K], not finite or not in [0, 1]; the floor is
+        out of range.
+
+    >>> log_levels(np.array([[[1.0, 0.0], [0.5, 0.5]]]))
+    array([[[    0, -9210],
+            [ -693,  -693]]], dtype=int16)
+    """
+    checked = check_scores(scores).astype(np.float32, copy=False)
+    if isinstance(floor, bool) or not isinstance(floor, int | float):
+        raise TypeError(f"floor={floor!r} must be a number")
+    if not 1e-12 <= floor < 1:
+        raise ValueError(f"floor={floor!r} must be in [1e-12, 1), for example 1e-4")
+    logs = np.log(np.maximum(checked.astype(np.float64), floor))
+    return np.rint(LEVELS_PER_NAT * logs).astype(np.int16)
+
+
+def ablation_masks(touched: ArrayLike) -> AblationMasks:
+    """The smallest masks for a patch: the touched sets that lie in no other one.
+
+    Args:
+      touched: bool [L, P], from `touched`, or unions of its rows for several patches.
+
+    Returns:
+      bool [M, P], M <= L, in the order of touched.
+
+    Raises:
+      TypeError, ValueError: touched is not bool [L, P] with L >= 1.
+
+    >>> ablation_masks(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)).astype(int)
+    array([[1, 1, 0],
+           [0, 1, 1]])
+    """
+    sets = _check_sets("touched", touched)
+    sets = merge_equal_rows(sets)[0]
+    outside = np.logical_not(sets).astype(np.float32)
+    is_kept = np.empty(len(sets), bool)
+    step = max(1, _CHUNK_ENTRIES // len(sets))
+    for start in range(0, len(sets), step):
+        part = sets[start : start + step].astype(np.float32)
+        is_inside = part @ outside.T == 0  # each set lies in itself
+        is_kept[start : start + step] = is_inside.sum(axis=1) == 1
+    return sets[is_kept]
+
+
+def merged_masks(
+    ablation: Ablation, patch: Patch, image_size: ImageSize, *, per_axis: int = 6
+) -> AblationMasks:
+    """Fewer masks for many placements: unions of touched sets over cells of placements.
+
+    Along each axis the placements of the patch are cut into so many runs of nearly one
+    length; a mask is all that a cell of them can touch.
+
+    Args:
+      ablation: the ablation.
+      patch: the patch, pixels.
+      image_size: (H, W), pixels.
+      per_axis: runs along each axis, >= 1; fewer masks disregard more and cost less.
+
+    Returns:
+      bool [M, P], M <= per_axis^2: equal masks and those inside another are dropped.
+
+    Raises:
+      TypeError, ValueError: as `touched`; per_axis is no integer >= 1.
+
+    Guarantee:
+      Every set of `touched` lies in one of the masks.
+    """
+    check_count("per_axis", per_axis)
+    sets, row = placements(ablation, patch, image_size)
+    unions = [
+        sets[np.unique(cell)].any(axis=0)
+        for band in np.array_split(row, min(per_axis, row.shape[0]), axis=0)
+        for cell in np.array_split(band, min(per_axis, row.shape[1]), axis=1)
+    ]
+    return ablation_masks(np.stack(unions))
+
+
+def covering_touched(masks: ArrayLike, touched: ArrayLike) -> Covering:
+    """Which masks hold each touched set, wholly.
+
+    Args:
+      masks: bool [M, P].
+      touched: bool [L, P], of the patch to certify against.
+
+    Returns:
+      bool [L, M], as `certify_double_masking` takes it.
+
+    Raises:
+      TypeError, ValueError: not bool [., P] of one P; a touched set that lies in no
+        mask.
+    """
+    out = _check_sets("masks", masks)
+    sets = check_touched(touched, out.shape[1])
+    covers = sets.astype(np.float32) @ np.logical_not(out).T.astype(np.float32) == 0
+    is_bare = ~covers.any(axis=1)
+    if is_bare.any():
+        raise ValueError(
+            f"touched[{int(is_bare.argmax())}] (and {int(is_bare.sum()) - 1} more) "
+            "lies in no mask; the masks are for a smaller patch, or not for this "
+            "ablation: make them of these touched sets"
+        )
+    return covers
+
+
+def mask_table(
+    levels: ArrayLike, masks: ArrayLike, *, limit: int | None = None
+) -> Table:
+    """The winner with each pair of masks out, of each image.
+
+    Args:
+      levels: integer or bool [N, P, K], for example `log_levels`.
+      masks: bool [M, P], the ablations that each mask disregards.
+      limit: None: the winner has the largest sum of levels. Else the largest worst
+        duel, of preferences no larger than this, as in `certify`.
+
+    Returns:
+      int16 [N, M, M], symmetric; of equals the smaller class.
+
+    Raises:
+      TypeError, ValueError: levels or masks are not such arrays; a pair of masks that
+        leaves no ablation.
+    """
+    checked, left, limit = _check(levels, masks, limit)
+    num_masks = len(left)
+    table = np.empty((len(checked), num_masks, num_masks), np.int16)
+    for part in _chunks(checked, num_masks):
+        winners = _winners_fn(checked[part], limit)
+        for i in range(num_masks):  # never all pairs' sums at once
+            row = winners(left[i:] & left[i])
+            table[part, i, i:] = table[part, i:, i] = row
+    return table
+
+
+def certify_masked(
+    levels: ArrayLike,
+    masks: ArrayLike,
+    covering: ArrayLike,
+    *,
+    limit: int | None = None,
+) -> MaskedCertificate:
+    """`certify_double_masking` of `mask_table`, a few images at a time.
+
+    Args:
+      levels: as in `mask_table`.
+      masks: as in `mask_table`.
+      covering: as in `certify_double_masking`, from `covering_touched`.
+      limit: as in `mask_table`.
+
+    Returns:
+      A `MaskedCertificate`, one entry for each image; no table is kept.
+
+    Raises:
+      TypeError, ValueError: as those two.
+
+    Guarantee:
+      As `certify_double_masking`: no rewriting of the levels of one touched set changes
+      a certified prediction.
+    """
+    checked, left, _ = _check(levels, masks, limit)
+    parts = [
+        certify_double_masking(mask_table(checked[part], masks, limit=limit), covering)
+        for part in _chunks(checked, len(left))
+    ]
+    names = [field.name for field in dataclasses.fields(MaskedCertificate)]
+    return MaskedCertificate(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    )
+
+
+_WinnersFn: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
+def _winners_fn(levels: np.ndarray, limit: int | None) -> _WinnersFn:
+    """Ablations left, [Q, P] -> the winners of levels [n, P, K], int64 [n, Q]."""
+    if limit is None:
+        table = _by_ablation(levels)
+        return lambda left: _largest(_sums(table, left))
+
+    def by_duels(left: np.ndarray) -> np.ndarray:
+        winners = [predict(worst_duels(levels[:, row], limit)) for row in left]
+        return np.stack(winners, axis=1)
+
+    return by_duels
+
+
+def _by_ablation(levels: np.ndarray) -> np.ndarray:
+    """Integers [n, P, K] as a floating [P, K, n] in which sums over P are exact.
+
+    A matrix product of integers is exact in floating point while every partial sum is
+    below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
+    """
+    extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
+    bound = extreme * levels.shape[1]
+    if bound >= 2**53:
+        raise ValueError(
+            f"levels are as large as {extreme}; sums of {levels.shape[1]} must stay "
+            "below 2^53"
+        )
+    exact = np.float32 if bound < 2**24 else np.float64
+    return np.ascontiguousarray(levels.transpose(1, 2, 0), exact)
+
+
+def _sums(table: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """Sums of a [P, K, n] over each set [Q, P]: [Q, K, n]."""
+    num_ablations, num_classes, n = table.shape
+    sums = sets.astype(table.dtype) @ table.reshape(num_ablations, num_classes * n)
+    return sums.reshape(len(sets), num_classes, n)
+
+
+def _largest(sums: np.ndarray) -> np.ndarray:
+    """[Q, K, n] -> int64 [n, Q]: `predict` of each set, many times faster."""
+    winner = np.zeros(sums[:, 0].shape, np.int64)
+    best = sums[:, 0].copy()
+    for k in range(1, sums.shape[1]):
+        is_better = sums[:, k] > best
+        winner[is_better] = k
+        np.maximum(best, sums[:, k], out=best)
+    return winner.T
+
+
+def _check(
+    levels: ArrayLike, masks: ArrayLike, limit: int | None
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Levels, which ablations each mask leaves, and the limit, all checked."""
+    given = np.asarray(levels)
+    if given.dtype == np.bool_:  # votes: a sum of them is a count
+        given = given.view(np.int8)
+    checked, bound, _ = check_levels(given, _NO_LIMIT if limit is None else limit)
+    out = _check_sets("masks", masks)
+    if out.shape[1] != checked.shape[1]:
+        raise ValueError(
+            f"masks have shape {out.shape}; it must be [M, {checked.shape[1]}], a "
+            "column for each ablation of the levels"
+        )
+    pair = empty_pair(out)
+    if pair is not None:
+        raise ValueError(
+            f"masks {pair[0]} and {pair[1]} leave no ablation; the patch is too large "
+            "for these ablations to be certified by double masking"
+        )
+    return checked, ~out, None if limit is None else bound
+
+
+def empty_pair(masks: AblationMasks) -> tuple[int, int] | None:
+    """The first pair of masks that leaves no ablation; None where every one does."""
+    left = np.logical_not(masks).astype(np.float32)
+    pairs = np.argwhere(left @ left.T == 0)
+    return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else None
+
+
+def _check_sets(name: str, sets: ArrayLike) -> np.ndarray:
+    checked = np.asarray(sets)
+    if checked.dtype != np.bool_:
+        raise TypeError(f"{name} has dtype {checked.dtype}; it must be bool")
+    if checked.ndim != 2 or not checked.size:
+        raise ValueError(
+            f"{name} has shape {checked.shape}; it must be [., P] with at least one row"
+        )
+    return checked
+
+
+def _chunks(levels: np.ndarray, num_masks: int) -> Iterator[slice]:
+    """Slices of images of bounded working memory; one, empty, of no image."""
+    size = max(1, _CHUNK_ENTRIES // (max(num_masks, levels.shape[1]) * levels.shape[2]))
+    for start in range(0, max(len(levels), 1), size):
+        yield slice(start, min(start + size, len(levels)))
