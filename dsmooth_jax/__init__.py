@@ -23,6 +23,13 @@ from dsmooth_jax.ablation import (
     MultiColumns,
     Rows,
 )
+from dsmooth_jax.alarms import (
+    AlarmCertificate,
+    AlarmEvaluation,
+    certify_with_alarm,
+    choose_alarm_margin,
+    evaluate_alarm,
+)
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
 from dsmooth_jax.checkpoint import CheckpointError
 from dsmooth_jax.double_masking import (
@@ -58,6 +65,7 @@ from dsmooth_jax.questions import (
     touched_by_any,
     vulnerability_map,
 )
+from dsmooth_jax.ranks import worst_rank
 from dsmooth_jax.scoring import (
     cropped_scores,
     masked_scores,
@@ -81,6 +89,8 @@ __all__ = [
     "GRADES",
     "Ablation",
     "Accuracy",
+    "AlarmCertificate",
+    "AlarmEvaluation",
     "Blocks",
     "Certificate",
     "CheckpointError",
@@ -101,7 +111,9 @@ __all__ = [
     "certify_double_masking",
     "certify_masked",
     "certify_several",
+    "certify_with_alarm",
     "check_locality",
+    "choose_alarm_margin",
     "choose_strength",
     "choose_threshold",
     "covering_touched",
@@ -109,6 +121,7 @@ __all__ = [
     "cropped_scores",
     "double_masking_predict",
     "evaluate",
+    "evaluate_alarm",
     "graded_votes",
     "largest_certified_patch",
     "load_smoothed",
@@ -134,4 +147,5 @@ __all__ = [
     "touched_by_any",
     "uncertain_votes",
     "vulnerability_map",
+    "worst_rank",
 ]

@@ -102,8 +102,7 @@ def certify(
     touched = check_touched(touched, levels.shape[1])
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} must be one of {RULES}")
-    if uncertain is not None:
-        uncertain = _check_uncertain(uncertain, levels.shape)
+    doubt = check_uncertain(uncertain, levels.shape)
 
     counts = np.empty((len(levels), levels.shape[2]), np.int64)
     margin = np.empty(len(levels), np.int64)
@@ -111,7 +110,7 @@ def certify(
     for part in chunks(levels, len(touched)):
         counts[part] = count(levels[part], limit, is_votes)
         prediction[part] = predict(counts[part])
-        low, high = _bounds(levels[part], uncertain, part, is_votes)
+        low, high = bounds(levels[part], doubt, part, is_votes)
         preferences = preference(low, high, prediction[part], limit)
         if rule == "margin":
             left = preferences.sum(axis=1, dtype=np.int64)
@@ -193,7 +192,7 @@ def largest_certified_patch(
     return side
 
 
-def _bounds(
+def bounds(
     levels: np.ndarray, uncertain: np.ndarray | None, part: slice, is_votes: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The least and greatest level that each ablation may give each class."""
@@ -224,7 +223,12 @@ def check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
     return sets
 
 
-def _check_uncertain(uncertain: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def check_uncertain(
+    uncertain: ArrayLike | None, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Returns doubts as an array, or raises the error that says what is wrong."""
+    if uncertain is None:
+        return None
     doubt = np.asarray(uncertain)
     if doubt.dtype != np.bool_:
         raise TypeError(f"uncertain has dtype {doubt.dtype}; it must be bool")

@@ -140,6 +140,32 @@ def predict(counts: np.ndarray) -> np.ndarray:
     return counts.argmax(axis=1)
 
 
+def untouched_sums(table: np.ndarray, touched: np.ndarray, largest: int) -> np.ndarray:
+    """Sums over the ablations that each placement leaves alone.
+
+    Args:
+      table: integer [n, P, K], no entry larger in size than `largest`.
+      touched: bool [L, P].
+      largest: a bound.
+
+    Returns:
+      floating [L, n, K], exact integers; twice as large ones would be, too.
+    """
+    n, num_ablations, num_classes = table.shape
+    # A matrix product of integers is exact in floating point while every partial sum is
+    # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
+    exact = np.dtype("f4" if 2 * largest * num_ablations < 2**24 else "f8")
+    columns = np.ascontiguousarray(table.transpose(1, 0, 2), exact)  # [P, n, K]
+    untouched = np.logical_not(touched).astype(exact)
+    sums = untouched @ columns.reshape(num_ablations, n * num_classes)  # [L, n K]
+    return sums.reshape(len(touched), n, num_classes)
+
+
+def most_taken(touched: np.ndarray, limit: int) -> np.ndarray:
+    """int64 [L, 1, 1]: what a duel gains or loses by turning all touched ablations."""
+    return limit * touched.sum(axis=1, dtype=np.int64)[:, None, None]
+
+
 def after_each_placement(
     preferences: np.ndarray, touched: np.ndarray, limit: int
 ) -> np.ndarray:
@@ -154,15 +180,9 @@ def after_each_placement(
       floating [L, n, K], exact integers: the untouched preferences, less A for each
       touched ablation.
     """
-    n, num_ablations, num_classes = preferences.shape
-    # A matrix product of integers is exact in floating point while every partial sum is
-    # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
-    exact = np.dtype("f4" if 2 * limit * num_ablations < 2**24 else "f8")
-    table = np.ascontiguousarray(preferences.transpose(1, 0, 2), exact)  # [P, n, K]
-    untouched = np.logical_not(touched).astype(exact)
-    left = untouched @ table.reshape(num_ablations, n * num_classes)  # [L, n K]
-    left -= (limit * touched.sum(axis=1)).astype(exact)[:, None]
-    return left.reshape(len(touched), n, num_classes)
+    left = untouched_sums(preferences, touched, limit)
+    left -= most_taken(touched, limit).astype(left.dtype)
+    return left
 
 
 def least_duel(duels: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each may import only those before it.
 HOST_SIDE = ["types", "checks", "ablation", "threat", "voting", "duels", "certificate"]
 HOST_SIDE += ["double_masking", "evidence"]
-HOST_SIDE += ["questions", "evaluation", "provenance", "store", "inquiry", "answers"]
+HOST_SIDE += ["reach", "ranks", "questions", "evaluation", "alarms"]
+HOST_SIDE += ["provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]
 HOST_SIDE += ["report", "comparison"]
 DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
@@ -56,6 +57,8 @@ CERTIFIED_PATH = [
     ds.certify_double_masking,
     ds.certify_masked,
     ds.merged_masks,
+    ds.certify_with_alarm,
+    ds.worst_rank,
     ds.touched_by_any,
     ds.largest_certified_patch,
     ds.touched,
