@@ -46,6 +46,7 @@ from dsmooth_jax.voting import (
     check_threshold,
     check_voting,
 )
+from dsmooth_jax.wording import counted
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a training run, to certify its best.")
@@ -188,7 +189,7 @@ def score_workdir(workdir, smoothed):
     if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
         ds.save_thumbnails(scores, images.images)
     if not (todo := scores.missing):
-        print(f"found the scores of all {len(scores)} images in {scores.path}")
+        print(f"found all scores, of {counted(len(scores), 'image')}, in {scores.path}")
         return scores.path
     # Each process says how it gets on with its own share.
     index, count = distributed.share()
@@ -202,7 +203,9 @@ def score_workdir(workdir, smoothed):
         seconds = time.time() - started
         every = sum(len(scores.labels[scores.span(s)]) for s in todo)
         rate = every / seconds
-        print(f"scored {every} images in {seconds:.1f} s, {rate:.1f} images/s")
+        print(
+            f"scored {counted(every, 'image')} in {seconds:.1f} s, {rate:.1f} images/s"
+        )
     return scores.path
 
 

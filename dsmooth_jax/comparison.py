@@ -13,6 +13,7 @@ from dsmooth_jax.drawing import write_figure
 from dsmooth_jax.inquiry import Question, attacks_on
 from dsmooth_jax.store import PathLike, ScoreStore, StoreError, open_scores
 from dsmooth_jax.threat import Patch
+from dsmooth_jax.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +165,8 @@ def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 
 def format_comparison(runs: Mapping[str, Run]) -> str:
     """Lays the rows out as text, at most 100 columns where names have at most 24."""
-    wide = max(9, *(len(name) for name in runs))
+    shown = {name: one_line(name) for name in runs}
+    wide = max(9, *map(len, shown.values()))
     lines = [
         f"{'':9} {'':{wide}}  {'':9}  {'clean':>6}  {'certified accuracy':^22}  "
         f"{'against the first':^17}",
@@ -177,7 +179,8 @@ def format_comparison(runs: Mapping[str, Run]) -> str:
         patch, name = row["patch"], row["run"]
         change = "" if name == first else f"{row['gained']:8,} {row['lost']:8,}"
         lines.append(
-            f"{'' if patch == last else patch:9} {name:{wide}}  {row['voting']:9}  "
+            f"{'' if patch == last else patch:9} {shown[name]:{wide}}  "
+            f"{row['voting']:9}  "
             f"{100 * row['clean'].value:6.1f}  "
             f"{tables.format_accuracy(row['certified'])}  {change:17}".rstrip()
         )
@@ -194,7 +197,7 @@ def draw(runs: Mapping[str, Run]) -> "Figure":
     for name, run in runs.items():
         squares = run.answers.squares(run.store.labels, sides)
         found[name] = dict(zip(sides, squares.values(), strict=True))
-    images = f"{len(first.store):,} {tables.describe_images(first.store)}"
+    images = tables.describe_images(first.store)
     return figures.comparison_figure(found, caption=f"{images}, placement rule")
 
 
@@ -206,6 +209,6 @@ def write(runs: Mapping[str, Run], out: pathlib.Path) -> list[str]:
         for row in rows(runs)
     ]
     columns = {key: [record[key] for record in records] for key in records[0]}
-    (out / "comparison.csv").write_text(tables.format_rows(columns))
+    tables.write_rows(out / "comparison.csv", columns)
     write_figure(draw(runs), out / "comparison.png")
     return ["comparison.png", "comparison.svg", "comparison.csv"]

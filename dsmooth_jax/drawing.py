@@ -1,15 +1,20 @@
 """How figures look, and how they are written: one palette, one style, PNG and SVG."""
 
+import contextlib
 import io
+import os
 import pathlib
 import re
+import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsmooth_jax.evaluation import Accuracy
+from dsmooth_jax.wording import one_line
 
 if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
     from matplotlib.axes import Axes
@@ -33,8 +38,10 @@ _RC: dict[Any, Any] = {
     "font.size": 10,
     "grid.color": FAINT,
     "hatch.linewidth": 0.7,
+    "svg.hashsalt": "dsmooth_jax",
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read out
     "text.color": INK,
+    "text.parse_math": False,  # names of data may hold a $
     "xtick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.color": MUTED,
@@ -42,6 +49,28 @@ _RC: dict[Any, Any] = {
 }
 
 
+@contextlib.contextmanager
+def our_style() -> Iterator[None]:
+    """How every figure is drawn and written, whatever a user's own settings are."""
+    # matplotlib refuses to be imported under a backend that is not there, and children
+    # of a notebook inherit one. Our figures need none; whoever has one set keeps it.
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        is_new = "matplotlib" not in sys.modules
+        import matplotlib.style
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if is_new and backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    with matplotlib.style.context(["default", _RC]), warnings.catch_warnings():
+        # A sign that the font lacks is a box in the PNG; the SVG holds it as text.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
+        yield
+
+
+@our_style()
 def write_figure(figure: "Figure", path: pathlib.Path) -> None:
     """Writes a figure as PNG, at a resolution for slides, and beside it as SVG.
 
@@ -49,10 +78,11 @@ def write_figure(figure: "Figure", path: pathlib.Path) -> None:
       figure: any of the above.
       path: of the PNG.
     """
-    path.with_suffix(".svg").write_text(svg(figure))
+    path.with_suffix(".svg").write_text(svg(figure), encoding="utf-8")
     figure.savefig(path.with_suffix(".png"), dpi=160)
 
 
+@our_style()
 def svg(figure: "Figure", *, has_caption: bool = True) -> str:
     """Returns a figure as SVG; the same figure gives the same text.
 
@@ -60,14 +90,11 @@ def svg(figure: "Figure", *, has_caption: bool = True) -> str:
       figure: any of ours.
       has_caption: whether the small print is in it.
     """
-    import matplotlib
-
     text = io.StringIO()
     small_print = [one for one in figure.texts if one.get_gid() == _CAPTION]
     for one in small_print:
         one.set_visible(has_caption)
-    with matplotlib.rc_context(_RC | {"svg.hashsalt": "dsmooth_jax"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata={"Date": None})
     for one in small_print:
         one.set_visible(True)
     return re.sub(r"[ \t]+$", "", text.getvalue(), flags=re.MULTILINE)
@@ -80,19 +107,17 @@ def get_caption(figure: "Figure") -> str:
 
 
 def new_figure(title: str, caption: str, *, panels: int = 1) -> Any:
-    """A figure and its axes (an array of them for several panels), in our style."""
-    import matplotlib
+    """A figure and its axes (an array of them for several panels); in `our_style`."""
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(5.8, 3.9), layout="constrained")
-        axes = figure.subplots(1, panels)
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+    figure = Figure(figsize=(5.8, 3.9), layout="constrained")
+    axes = figure.subplots(1, panels)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
     for one in np.ravel(axes):
         one.set_axisbelow(True)
     if caption:
-        caption = textwrap.fill(caption, 96)
+        caption = textwrap.fill(one_line(caption, 480), 96)  # five lines at most
         figure.supxlabel(
             caption, x=0.01, ha="left", fontsize=8, color=MUTED, gid=_CAPTION
         )
@@ -146,8 +171,10 @@ def color_bar(figure: "Figure", image: Any, label: str) -> None:
     figure.colorbar(image, label=label).outline.set_visible(False)  # type: ignore[operator]
 
 
-def legend(axes: "Axes", **place: Any) -> None:
-    """A legend without a frame."""
+def legend(axes: "Axes", names: Sequence[str] | None = None, **place: Any) -> None:
+    """A legend without a frame, of the lines that have a label, or of all by name."""
+    if names is not None:  # matplotlib leaves out labels that begin with _
+        place |= {"handles": axes.get_lines(), "labels": names}
     axes.legend(frameon=False, **place)
 
 

@@ -23,6 +23,7 @@ from dsmooth_jax.drawing import (
     legend,
     new_figure,
     note,
+    our_style,
     percent,
     percent_axis,
 )
@@ -30,6 +31,7 @@ from dsmooth_jax.evaluation import Evaluation
 from dsmooth_jax.inquiry import Key
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.voting import Voting
+from dsmooth_jax.wording import counted, one_line
 
 if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
     from matplotlib.figure import Figure
@@ -44,6 +46,7 @@ _STYLES: dict[tuple[Voting, Rule], dict[str, Any]] = {
 """What is drawn, told apart by colour and by marker. The margin rule is the paper's."""
 
 
+@our_style()
 def accuracy_figure(
     results: Mapping[Key, Evaluation],
     *,
@@ -106,6 +109,7 @@ def accuracy_figure(
     return figure
 
 
+@our_style()
 def settings_figure(
     results: Mapping[tuple[Voting, float], Evaluation],
     chosen: Mapping[Voting, float],
@@ -176,6 +180,7 @@ def settings_figure(
     return figure
 
 
+@our_style()
 def margins_figure(
     margin: np.ndarray, is_right: np.ndarray, patch: Patch, *, caption: str
 ) -> "Figure":
@@ -188,7 +193,8 @@ def margins_figure(
       caption: a line of small print.
     """
     figure, axes = new_figure(f"Margin against a {patch} patch", caption)
-    low, high = (float(margin.min()), float(margin.max())) if margin.size else (0, 1)
+    # Zero is shown, wherever the margins are.
+    low, high = float(margin.min(initial=0)), float(margin.max(initial=0))
     step = max(1.0, np.ceil((high - low) / 40))
     # Zero is an edge: nothing on its left is certified, everything on its right is.
     edges = np.arange(np.floor(low / step) * step, high + 2 * step, step)
@@ -204,7 +210,9 @@ def margins_figure(
         [margin[mask] for mask, _, _ in groups],
         edges,
         stacked=True,
-        label=[f"{name} ({int(mask.sum()):,} images)" for mask, name, _ in groups],
+        label=[
+            f"{name} ({counted(int(mask.sum()), 'image')})" for mask, name, _ in groups
+        ],
     )
     for container, (_, _, style) in zip(axes.containers, groups, strict=True):
         for bar in container:
@@ -224,10 +232,11 @@ def margins_figure(
         )
     axes.set_xlabel("margin left at the worst placement (votes)")
     axes.set_ylabel("images")
-    legend(axes, loc="upper left", bbox_to_anchor=(0, 0.97))
+    legend(axes, loc="best")
     return figure
 
 
+@our_style()
 def comparison_figure(
     runs: Mapping[str, Mapping[int, Evaluation]], *, caption: str
 ) -> "Figure":
@@ -238,29 +247,32 @@ def comparison_figure(
       caption: a line of small print.
     """
     figure, axes = new_figure("Certified accuracy on the same images", caption)
-    styles = list(_STYLES.values())
+    figure.set_figheight(max(3.9, 2 + 0.22 * len(runs)))  # inches: room for a legend
+    styles, names = list(_STYLES.values()), []
     for index, (name, found) in enumerate(runs.items()):
         style = styles[index % 3] | {"markerfacecolor": PAPER if index > 2 else None}
         sides = sorted(found)
         certified = [found[side].certified for side in sides]
         interval_band(axes, sides, certified, style["color"])
         clean = 100 * found[sides[0]].clean.value
+        names.append(f"{one_line(name, 40)} (clean {clean:.1f} %)")
         axes.plot(
             sides,
             [100 * accuracy.value for accuracy in certified],
             **style,
             linewidth=1.6,
             markersize=4.5,
-            label=f"{name} (clean {clean:.1f} %)",
+            label=names[-1],
         )
     axes.set_xlabel("side of the square patch (pixels)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(0, None)
     percent_axis(axes, "images, right and certified (%)")
-    legend(axes, loc="upper right")
+    legend(axes, names, loc="upper right")
     return figure
 
 
+@our_style()
 def curve_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draws a training run: loss and validation accuracies over epochs.
 

@@ -73,7 +73,7 @@ def save_thumbnails(store: ScoreStore, images: ArrayLike) -> pathlib.Path:
         )
     if pixels.shape[3] not in (1, 3):
         raise ValueError(
-            f"images have {pixels.shape[3]} channels; pictures are grey (1) or RGB (3)"
+            f"images have C={pixels.shape[3]}; pictures are grey (1) or RGB (3)"
         )
     if pixels.dtype != np.uint8 and not is_floating(pixels.dtype):
         raise TypeError(

@@ -13,6 +13,7 @@ from dsmooth_jax.drawing import (
     draw_map,
     least_step,
     new_figure,
+    our_style,
     tick_sizes,
 )
 from dsmooth_jax.threat import Patch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@our_style()
 def rectangles_figure(
     share: np.ndarray, heights: Sequence[int], widths: Sequence[int], *, caption: str
 ) -> "Figure":
@@ -56,6 +58,7 @@ def rectangles_figure(
     return figure
 
 
+@our_style()
 def positions_figure(
     accuracy: np.ndarray, ablation: Ablation, image_size: ImageSize, *, caption: str
 ) -> "Figure":
@@ -103,6 +106,7 @@ def positions_figure(
     return figure
 
 
+@our_style()
 def map_figure(share: np.ndarray, patch: Patch, *, caption: str) -> "Figure":
     """Draws where in the image a patch is dangerous, over all images.
 

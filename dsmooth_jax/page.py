@@ -22,6 +22,7 @@ from dsmooth_jax.gallery import atlas, choose, load_thumbnails
 from dsmooth_jax.inquiry import Question
 from dsmooth_jax.provenance import flatten
 from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,6 +110,7 @@ def render(
             for name, figure in figures.items()
         ],
         num_images=len(store),
+        images=counted(len(store), "image"),
         num_shown=len(question.sample),
         sees=tables.describe_ablation(store.ablation),
         image_size="{}x{}".format(*store.image_size),

@@ -42,10 +42,9 @@ def write(
     found = tables.summary(store, question, answers)
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
     rows = tables.image_rows(store, question, answers)
-    (out / "rows.csv").write_text(tables.format_rows(rows))
+    tables.write_rows(out / "rows.csv", rows)
     if answers.sweep:
-        sweep = tables.format_rows(tables.sweep_rows(answers))
-        (out / "sweep.csv").write_text(sweep)
+        tables.write_rows(out / "sweep.csv", tables.sweep_rows(answers))
         written.append("sweep.csv")
     if answers.maps:
         margin, rival = answers.maps["margin"], answers.maps["rival"]
@@ -56,7 +55,7 @@ def write(
         for name, figure in drawn.items():
             write_figure(figure, out / f"{name}.png")
         html = page.render(store, question, answers, drawn)
-        (out / "report.html").write_text(html, encoding="utf-8")
+        (out / "report.html").write_text(html, "utf-8", "backslashreplace")
         figure_names = [f"{name}.png" for name in drawn]
         written = ["report.html", *figure_names, *written]
     return written

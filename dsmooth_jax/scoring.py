@@ -39,6 +39,7 @@ from dsmooth_jax.masking import (
     window_starts,
 )
 from dsmooth_jax.types import Scores
+from dsmooth_jax.wording import counted
 
 ScoresFn = Callable[[Array], Array]
 """float32 images [B, H, W, C] -> scores [B, P, K]; pure and traceable."""
@@ -252,8 +253,8 @@ def score(
     shape = jax.eval_shape(run, jax.ShapeDtypeStruct(batch_shape, dtype)).shape
     if len(shape) != 3 or shape[0] != batch_size or shape[1] < 1 or shape[2] < 2:
         raise ValueError(
-            f"scores_fn returned shape {shape} for {batch_size} images; it must be "
-            "[B, P, K] with K >= 2"
+            f"scores_fn returned shape {shape} for {counted(batch_size, 'image')}; "
+            "it must be [B, P, K] with K >= 2"
         )
     scores = np.empty((num_images, *shape[1:]), np.float32)
     for start in range(0, num_images, batch_size):

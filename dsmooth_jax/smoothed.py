@@ -22,6 +22,7 @@ from dsmooth_jax.voting import (
     check_threshold,
     check_voting,
 )
+from dsmooth_jax.wording import counted
 
 BEST = pathlib.Path("checkpoints", "best")
 """Where in a workdir the checkpoint that `load_smoothed` reads lies."""
@@ -72,8 +73,8 @@ class SmoothedClassifier:
         num_ablations = self.ablation.num_ablations(shape[:2])
         if scores.shape[1] != num_ablations:
             raise ValueError(
-                f"scores_fn returned {scores.shape[1]} ablations; {self.ablation} has "
-                f"{num_ablations} on an image of {shape[:2]}"
+                f"scores_fn returned {counted(scores.shape[1], 'ablation')}; "
+                f"{self.ablation} has {num_ablations} on an image of {shape[:2]}"
             )
         return scores
 

@@ -5,6 +5,7 @@ Every number comes from `answers`, none is made here.
 
 import csv
 import io
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from dsmooth_jax.evaluation import Accuracy, Evaluation
 from dsmooth_jax.inquiry import Key, Question
 from dsmooth_jax.store import ScoreStore
 from dsmooth_jax.threat import Patch
+from dsmooth_jax.wording import counted, csv_text, one_line
 
 Results = Mapping[Key, Evaluation]
 """What was found for each voting, attack (a patch, or several by a name) and rule."""
@@ -84,12 +86,24 @@ def accuracy_record(
 
 
 def format_rows(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> str:
-    """Writes columns of equal length as CSV: a line for each image, after a header."""
+    """Writes columns of equal length as CSV: a line for each image, after a header.
+
+    A text that a program for tables would calculate has an apostrophe in front.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # All text is in quotes: a reader ends a line at a bare carriage return, too.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([csv_text(v) if isinstance(v, str) else v for v in row])
     return text.getvalue()
+
+
+def write_rows(
+    path: pathlib.Path, columns: Mapping[str, Sequence[Any] | np.ndarray]
+) -> None:
+    """Writes `format_rows` as UTF-8; what is no text there is written as an escape."""
+    path.write_text(format_rows(columns), "utf-8", "backslashreplace", newline="")
 
 
 def claim(store: ScoreStore, question: Question, answers: Answers) -> str:
@@ -98,12 +112,12 @@ def claim(store: ScoreStore, question: Question, answers: Answers) -> str:
     accuracy = answers.results[voting, patch, "placement"].certified
     low, high = (100 * bound for bound in accuracy.interval)
     return (
-        f"{accuracy.count:,} of {len(store):,} {describe_images(store)} "
-        f"({100 * accuracy.value:.1f} %, 95 % interval {low:.1f} to {high:.1f}) are "
-        f"classified right, and proven to stay so: no {patch} patch, anywhere in the "
-        "image, with any content, by an attacker who knows everything, changes the "
-        f"prediction of {describe_model(store)}, decided by "
-        f"{describe_voting(question, voting)}."
+        f"{accuracy.count:,} of {describe_images(store)} "
+        f"({100 * accuracy.value:.1f} %, 95 % interval {low:.1f} to {high:.1f}) "
+        f"{'is' if accuracy.count == 1 else 'are'} classified right, and proven to "
+        f"stay so: no {patch} patch, anywhere in the image, with any content, by an "
+        "attacker who knows everything, changes the prediction of "
+        f"{describe_model(store)}, decided by {describe_voting(question, voting)}."
     )
 
 
@@ -114,16 +128,17 @@ def caption(store: ScoreStore, question: Question, votings: Sequence[str]) -> st
         "graded": f"strength {question.strength:g}",
         "top_one": "top one",
     }
-    about = [f"{len(store):,} {describe_images(store)}", str(store.ablation)]
+    about = [describe_images(store), str(store.ablation)]
     return ", ".join([*about, *(texts[voting] for voting in votings)])
 
 
 def describe_images(store: ScoreStore) -> str:
-    """Returns for example "test images of mnist5k"."""
+    """Returns for example "1,000 test images of mnist5k"."""
     data = store.made_by.get("data")
     data = data if isinstance(data, Mapping) else {"name": data}
     split, name = data.get("split"), data.get("name")
-    return (f"{split} " if split else "") + "images" + (f" of {name}" if name else "")
+    images = counted(len(store), f"{one_line(str(split))} image" if split else "image")
+    return images + (f" of {one_line(str(name))}" if name else "")
 
 
 def resized_to(store: ScoreStore) -> list[int] | None:
@@ -137,7 +152,7 @@ def describe_model(store: ScoreStore) -> str:
     model = store.made_by.get("model")
     name = model.get("name") if isinstance(model, Mapping) else model
     sees = describe_ablation(store.ablation)
-    return f"{name or 'the classifier'}, which sees {sees} at a time"
+    return f"{one_line(str(name or 'the classifier'))}, which sees {sees} at a time"
 
 
 def describe_ablation(ablation: Ablation) -> str:
@@ -146,10 +161,6 @@ def describe_ablation(ablation: Ablation) -> str:
     >>> describe_ablation(Columns(4))
     '4 adjacent columns'
     """
-
-    def some(number: int, name: str) -> str:
-        return f"{number} {name}" + ("s" if number > 1 else "")
-
     match ablation:
         case Columns(width=1) | Rows(height=1):
             return "one " + ("column" if isinstance(ablation, Columns) else "row")
@@ -160,9 +171,9 @@ def describe_ablation(ablation: Ablation) -> str:
         case Blocks(height=height, width=width):
             return f"a block of {height}x{width} pixels"
         case MultiColumns(width=width, keep=keep):
-            return f"{some(keep, 'band')} of {some(width, 'column')}"
+            return f"{counted(keep, 'band')} of {counted(width, 'column')}"
         case MultiBlocks(size=size, keep=keep):
-            return f"{some(keep, 'block')} of {size}x{size} pixels"
+            return f"{counted(keep, 'block')} of {size}x{size} pixels"
     return str(ablation)
 
 

@@ -25,6 +25,7 @@ from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.models import BaseClassifier, Variables
+from dsmooth_jax.wording import counted
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +149,7 @@ def make_train_step(
         if len(images) % num_accumulated:
             raise ValueError(
                 f"train.num_accumulated={num_accumulated} must divide the batch, "
-                f"{len(images)} images"
+                f"{counted(len(images), 'image')}"
             )
 
         def part(carry, inputs):

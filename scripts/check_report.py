@@ -164,7 +164,11 @@ def check_outcomes(browser, data, voting, side, label=None):
         shown = browser.ask(f"document.getElementById('count-{key}').textContent")
         same(f"{voting}, {side}, {key}", shown, f"{found.count(key):,}")
     status = browser.ask("document.getElementById('status').textContent")
-    wanted = f"{len(images):,} images" if images else "no image is like that"
+    wanted = (
+        f"{len(images):,} image{'s'[len(images) == 1 :]}"
+        if images
+        else "no image is like that"
+    )
     same("status", status.split(" of ")[-1], wanted)
 
 

@@ -21,6 +21,7 @@ from dsmooth_jax import checkpoint, cli, data
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.smoothed import BEST, restore_base
 from dsmooth_jax.voting import cast_votes
+from dsmooth_jax.wording import counted
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
@@ -60,7 +61,7 @@ def compare(classifier, ablation, variables, rounded, record):
     scores = [
         ds.score(classifier.scores_fn(v), images.images) for v in (variables, rounded)
     ]
-    print(f"{len(images)} validation images, before and after rounding:")
+    print(f"{counted(len(images), 'validation image')}, before and after rounding:")
     print(f"  largest change of a score {np.abs(scores[1] - scores[0]).max():.2g}")
     for voting in ("threshold", "graded"):
         votes, certificates = [], []

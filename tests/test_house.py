@@ -16,8 +16,8 @@ import dsmooth_jax as ds
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
-HOST_SIDE = ["types", "checks", "ablation", "threat", "voting", "duels", "certificate"]
-HOST_SIDE += ["double_masking", "evidence"]
+HOST_SIDE = ["types", "wording", "checks", "ablation", "threat", "voting", "duels"]
+HOST_SIDE += ["certificate", "double_masking", "evidence"]
 HOST_SIDE += ["reach", "ranks", "questions", "evaluation", "alarms"]
 HOST_SIDE += ["provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]

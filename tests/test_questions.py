@@ -65,7 +65,7 @@ def slow_duels(levels, row, limit):
     ],
 )
 def test_a_percentage_is_the_square_of_the_literature(percent, size, side):
-    # Protects comparisons: the sides of the papers, and whole sides where they are whole.
+    # Protects comparisons: the sides of the papers; 25 % of a side's square.
     assert ds.square_of_percent(percent, size) == ds.Patch(side, side)
 
 

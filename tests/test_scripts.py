@@ -161,7 +161,7 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         "--noreport",
         f"--out={out}",
     )
-    assert "found the scores of all 60 images" in again.stdout
+    assert "found all scores, of 60 images" in again.stdout
     table = printed[printed.index("60 test images") : printed.index("Drawing")]
     assert table in again.stdout
     other = out / "asked"

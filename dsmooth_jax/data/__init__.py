@@ -21,6 +21,7 @@ from dsmooth_jax.data.dataset import Dataset
 from dsmooth_jax.data.images import StoredImages, read_ahead
 from dsmooth_jax.data.sampling import batch_indices, stratified_split
 from dsmooth_jax.data.sources import open_source
+from dsmooth_jax.wording import counted
 
 __all__ = [
     "Batch",
@@ -123,7 +124,7 @@ def _part(
     if not 0 <= held_out < len(labels):
         raise ValueError(
             f"num_validation={held_out} must be in 0..{len(labels) - 1}: {name!r} has "
-            f"{len(labels)} training images"
+            f"{counted(len(labels), 'training image')}"
         )
     (validation,) = stratified_split(labels, [held_out], seed)
     if split == "train":

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, Shaped, UInt8
 
 from dsmooth_jax.data.images import StoredImages
+from dsmooth_jax.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ class Dataset:
         if is_bad.any():
             raise ValueError(
                 f"the index {chosen[is_bad][0]} must be in 0..{len(self) - 1}, "
-                f"{self.name!r} split {self.split!r} has {len(self)} images"
+                f"{self.name!r} split {self.split!r} has {counted(len(self), 'image')}"
             )
         images = self.images
         return replace(

@@ -266,7 +266,7 @@
     $("gallery").replaceChildren(...shown.map(card));
     if (focused !== undefined) $("gallery").querySelector(`[data-image="${focused}"]`)?.focus();
     $("status").textContent = found.length
-      ? `${from + 1}\u2013${from + shown.length} of ${found.length.toLocaleString("en")} images`
+      ? `${from + 1}\u2013${from + shown.length} of ${found.length.toLocaleString("en")} ${found.length === 1 ? "image" : "images"}`
       : "no image is like that";
     $("previous").disabled = state.page === 0;
     $("next").disabled = state.page === lastPage;
