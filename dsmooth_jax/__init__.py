@@ -57,6 +57,7 @@ from dsmooth_jax.evidence import (
 from dsmooth_jax.gallery import save_thumbnails
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masking import ablate, crop, random_ablate
+from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.questions import (
     certify_several,
     rectangles_of_area,
@@ -97,6 +98,7 @@ __all__ = [
     "Columns",
     "Evaluation",
     "MaskedCertificate",
+    "Masks",
     "MultiBlocks",
     "MultiColumns",
     "Patch",
@@ -116,6 +118,8 @@ __all__ = [
     "choose_alarm_margin",
     "choose_strength",
     "choose_threshold",
+    "covering",
+    "covering_masks",
     "covering_touched",
     "crop",
     "cropped_scores",

@@ -35,6 +35,21 @@ NOT_COMPUTED = -1
 """An entry of a table, off its diagonal, that agrees with no class."""
 
 
+def in_doubt(classes: np.ndarray) -> np.ndarray:
+    """The entries of a table for classes that another rounding could change.
+
+    >>> in_doubt(np.array([0, 7]))
+    array([-2, -9])
+    """
+    return -2 - classes
+
+
+def nominal(table: np.ndarray) -> np.ndarray:
+    """The table with each class in doubt taken as it is."""
+    # ~x - 1 is -2 - x, and raises nothing where integers are unsigned.
+    return np.where(table < NOT_COMPUTED, ~table - 1, table)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedCertificate:
     """What is proven about the double-masked prediction of each of N images.
@@ -42,8 +57,9 @@ class MaskedCertificate:
     Attributes:
       prediction: int64 [N], the class.
       is_certified: bool [N], no placement can change the prediction.
-      is_detected: bool [N], all single masks agree. Whoever answers only where they do,
-        and else raises an alarm, gives no other class than this under any placement.
+      is_detected: bool [N], all single masks agree, none in doubt. Whoever answers
+        only where they agree, and else raises an alarm, gives no other class than this
+        under any placement.
       is_unanimous: bool [N], all pairs agree: the published condition. It implies
         is_certified.
     """
@@ -58,8 +74,8 @@ def double_masking_predict(table: ArrayLike) -> PerImage:
     """Predicts the class of each image by the two rounds above.
 
     Args:
-      table: integer [N, M, M], symmetric: the class with masks i and j out. Off the
-        diagonal it may be `NOT_COMPUTED`.
+      table: integer [N, M, M], symmetric: the class with masks i and j out. It may be
+        `in_doubt`, and off the diagonal `NOT_COMPUTED`.
 
     Returns:
       int64 [N], exactly the predictions that `certify_double_masking` certifies.
@@ -67,7 +83,7 @@ def double_masking_predict(table: ArrayLike) -> PerImage:
     Raises:
       TypeError, ValueError: the table is not such a table.
     """
-    return _predict(check_table(table))
+    return _predict(nominal(check_table(table)))
 
 
 def certify_double_masking(table: ArrayLike, covering: ArrayLike) -> MaskedCertificate:
@@ -102,13 +118,13 @@ def certify_double_masking(table: ArrayLike, covering: ArrayLike) -> MaskedCerti
     labels = check_table(table)
     covers = check_covering(covering, labels.shape[1])
     singles = np.diagonal(labels, axis1=1, axis2=2)
-    prediction = _predict(labels)
+    prediction = _predict(nominal(labels))
     is_believed = (labels == prediction[:, None, None]).all(axis=2)  # [N, M]
     count_covers = is_believed.astype(np.float32) @ covers.T.astype(np.float32)
     return MaskedCertificate(
         prediction,
         (count_covers > 0).all(axis=1),
-        (singles == singles[:, :1]).all(axis=1),
+        (singles == prediction[:, None]).all(axis=1),
         is_believed.all(axis=1),
     )
 
@@ -143,9 +159,7 @@ def check_table(table: ArrayLike) -> np.ndarray:
             f"table[{image}] is not symmetric; the class with masks i and j out is "
             "that with j and i out"
         )
-    if labels.size and labels.min() < NOT_COMPUTED:
-        raise ValueError(f"table holds {labels.min()}; a class is at least 0")
-    if (np.diagonal(labels, axis1=1, axis2=2) < 0).any():
+    if (np.diagonal(labels, axis1=1, axis2=2) == NOT_COMPUTED).any():
         raise ValueError(
             "table has a single mask without a class on its diagonal; every mask "
             "alone must be computed"

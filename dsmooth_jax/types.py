@@ -38,6 +38,7 @@ Votes: TypeAlias = Bool[np.ndarray, "N P K"]
 Grades: TypeAlias = Int16[np.ndarray, "N P K"]
 Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
 AblationMasks: TypeAlias = Bool[np.ndarray, "M P"]  # True where mask m disregards p
+HideMasks: TypeAlias = Bool[np.ndarray, "M H W"]  # True where mask m hides the pixel
 Covering: TypeAlias = Bool[np.ndarray, "L M"]  # True where mask m covers the placement
 Table: TypeAlias = Int16[np.ndarray, "N M M"]  # the class with masks i and j out
 Maps: TypeAlias = Int64[np.ndarray, "N Dh Dw"]  # by the patch's upper left corner

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmooth_jax as ds
-from dsmooth_jax.double_masking import NOT_COMPUTED
+from dsmooth_jax.double_masking import NOT_COMPUTED, in_doubt
 
 
 def slow_predict(table):
@@ -171,6 +171,36 @@ def test_what_was_not_computed_is_not_believed():
     assert not found.is_certified.any() and not found.is_unanimous.any()
 
 
+def test_a_class_in_doubt_predicts_and_certifies_nothing():
+    # Protects against a rounding on another day: whichever way the classes in doubt
+    # fall, what is certified is predicted, and so under attack.
+    rng = np.random.default_rng(3)
+    num_certified = num_doubted = 0
+    for _ in range(12):
+        tables = random_tables(rng, 20, 3, 3, agreeing=0.9)
+        doubted = np.triu(rng.random((20, 3, 3)) < 0.15)
+        doubted |= doubted.swapaxes(1, 2)
+        covering = random_covering(rng, 3, 3)
+        marked = np.where(doubted, in_doubt(tables), tables)
+        found = ds.certify_double_masking(marked, covering)
+        expected = ds.certify_double_masking(tables, covering)
+        assert (found.prediction == expected.prediction).all()
+        assert (ds.double_masking_predict(marked) == expected.prediction).all()
+        for name in ("is_certified", "is_detected", "is_unanimous"):
+            assert not (getattr(found, name) & ~getattr(expected, name)).any()
+        num_doubted += int((expected.is_certified & ~found.is_certified).sum())
+        for image in np.flatnonzero(found.is_certified & doubted.any(axis=(1, 2))):
+            num_certified += 1
+            fallen = rewritings(tables[image], ~doubted[image].any(axis=0), 3)
+            fallen = np.where(doubted[image], fallen, tables[image])
+            for covers in covering:
+                for table in fallen:
+                    attacked = rewritings(table, covers, 3)
+                    predicted = ds.double_masking_predict(attacked)
+                    assert (predicted == found.prediction[image]).all()
+    assert num_certified > 10 and num_doubted > 20
+
+
 def test_no_images_give_an_empty_certificate():
     # Protects empty shards.
     found = ds.certify_double_masking(np.empty((0, 2, 2), np.int16), [[True, True]])
@@ -184,7 +214,6 @@ def test_no_images_give_an_empty_certificate():
         (np.zeros((1, 2, 3), int), [[True, True]], ValueError, r"\[N, M, M\]"),
         ([[[0, 1], [0, 0]]], [[True, True]], ValueError, r"table\[0\] is not symm"),
         ([[[-1, 0], [0, 0]]], [[True, True]], ValueError, "single mask without a cla"),
-        ([[[0, -2], [-2, 0]]], [[True, True]], ValueError, "table holds -2"),
         ([[[0, 0], [0, 0]]], [[1, 1]], TypeError, "covering has dtype int64"),
         ([[[0, 0], [0, 0]]], [[True]], ValueError, r"must be \[L, 2\]"),
         ([[[0, 0], [0, 0]]], np.empty((0, 2), bool), ValueError, "L >= 1"),

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Each may import only those before it.
 HOST_SIDE = ["types", "wording", "checks", "ablation", "threat", "voting", "duels"]
-HOST_SIDE += ["certificate", "double_masking", "evidence"]
+HOST_SIDE += ["certificate", "masks", "double_masking", "evidence"]
 HOST_SIDE += ["reach", "ranks", "questions", "evaluation", "alarms"]
 HOST_SIDE += ["provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]
@@ -56,6 +56,7 @@ CERTIFIED_PATH = [
     ds.certify_several,
     ds.certify_double_masking,
     ds.certify_masked,
+    ds.covering,
     ds.merged_masks,
     ds.certify_with_alarm,
     ds.worst_rank,
