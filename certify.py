@@ -133,6 +133,8 @@ def score_workdir(workdir, smoothed):
     """Scores a split with a run's best checkpoint, or takes up what is there."""
     record = checkpoint.read_metadata(workdir / BEST)
     images = data.load(split=FLAGS.split, data_dir=FLAGS.data_dir, **record["data"])
+    if distributed.is_first():
+        print(images, flush=True)
     known = record["fingerprints"].get(FLAGS.split, images.fingerprint)
     if images.fingerprint != known:
         raise ValueError(

@@ -78,6 +78,8 @@ def train(config, workdir):
         data.load(split=split, data_dir=FLAGS.data_dir, **config["data"])
         for split in ("train", "validation")
     )
+    if distributed.is_first():
+        print(train_set, flush=True)
     distributed.check_batch_size(config["train"]["batch_size"])
     record = make_record(config, train_set, validation_set)
     loop.refuse_other_settings(workdir, record)

@@ -4,6 +4,7 @@ With DSMOOTH_TRACEBACK set, an error also shows where it came from.
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -89,6 +90,9 @@ def peer_flags() -> dict[str, Any]:
 def run(program: str, main: Callable[[list[str]], None]) -> None:
     """Parses the flags, runs main, and says in one line what a user did wrong."""
     logging.set_verbosity(logging.WARNING)
+    # A path that is not UTF-8, or a terminal that is ASCII, must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def parse(argv: list[str]) -> list[str]:
         with _errors_in_one_line(program):

@@ -1,7 +1,7 @@
 """One photograph, certified with the model that travels with the repository.
 
     python examples/certify_photograph.py          # from the repository's root; seconds
-    python examples/certify_photograph.py IMAGE    # any picture that Pillow opens
+    python examples/certify_photograph.py IMAGE    # any photograph
 
 The model knows ten things, in pictures of 32 x 32 pixels. A larger picture is cropped
 and resized first, and then these are the pixels that the attacker's patch is made of.
@@ -10,13 +10,11 @@ and resized first, and then these are the pixels that the attacker's patch is ma
 import pathlib
 import sys
 
-import numpy as np
-from PIL import Image, ImageOps
-
 # So that it also runs where the package is not installed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import dsmooth_jax as ds
+from dsmooth_jax import data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained" / "cifar10_columns3"
@@ -37,8 +35,8 @@ CLASSES = (
 
 def main(path: pathlib.Path = PHOTOGRAPH) -> None:
     """Prints what the picture shows, and what no patch can change."""
-    picture = ImageOps.fit(Image.open(path).convert("RGB"), (32, 32))
-    images = np.asarray(picture)[None]  # uint8 [1, 32, 32, 3]
+    picture = data.decode(path.read_bytes(), path.name, size=(32, 32), channels=3)
+    images = picture[None]  # uint8 [1, 32, 32, 3]
 
     smoothed = ds.load_smoothed(PRETRAINED)
     votes, limit = smoothed.vote(smoothed.score(images))
@@ -54,4 +52,9 @@ def main(path: pathlib.Path = PHOTOGRAPH) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(pathlib.Path, sys.argv[1:]))
+    if len(sys.argv) > 2:
+        sys.exit(f"one image at a time, not {len(sys.argv) - 1}")
+    try:
+        main(*map(pathlib.Path, sys.argv[1:]))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -378,7 +378,7 @@ def test_npz_files_that_are_none_or_missing_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"shapes_train.npz cannot be read as an npz"):
         data.load("shapes", "train", data_dir=str(tmp_path))
     np.savez(tmp_path / "shapes_train.npz", weights=np.zeros(3))
-    with pytest.raises(ValueError, match="holds weights: 'labels' is missing"):
+    with pytest.raises(ValueError, match="holds weights: it must hold 'labels' and"):
         data.load("shapes", "train", data_dir=str(tmp_path))
     np.savez(tmp_path / "shapes_train.npz", labels=np.zeros(3, int), pixels=np.ones(3))
     with pytest.raises(ValueError, match="holds labels, pixels: it must hold 'labels'"):

@@ -57,6 +57,7 @@ def test_training_leaves_what_the_design_lists(smoke_run):
 def test_summary_rows_and_table_say_the_same(certified):
     """Every number in the three can be recomputed from the rows."""
     out, printed = certified
+    assert printed.startswith("mnist5k, test: 1,000 images of height 28, width 28, 1 ")
     summary = json.loads((out / "summary.json").read_text())
     rows = read_rows(out)
     assert summary["num_images"] == len(rows) == 60
@@ -204,9 +205,14 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
 
 
 def test_a_finished_run_says_so_and_another_config_is_refused(smoke_run, run_script):
-    """The same command again exits 0 at once; another one names what differs."""
+    """Again: exits 0 at once, says its data first; another one names what differs."""
     same = ["train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={smoke_run}"]
-    assert "is finished" in run_script(*same).stdout
+    again = run_script(*same).stdout
+    assert "is finished" in again
+    assert again.splitlines()[0] == (
+        "mnist5k, train: 3,500 images of height 28, width 28, 1 channel (grey), "
+        "10 classes"
+    )
     done = run_script(*same, "--config.train.batch_size=64", is_ok=False)
     assert "train.batch_size: saved 128, wanted 64" in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,12 +12,14 @@ and certify.py says so.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int64
 
 from dsmooth_jax.data.batches import Batch, batches
-from dsmooth_jax.data.dataset import Dataset
+from dsmooth_jax.data.dataset import Dataset, plain
+from dsmooth_jax.data.decoding import decode
 from dsmooth_jax.data.images import StoredImages, read_ahead
 from dsmooth_jax.data.sampling import batch_indices, stratified_split
 from dsmooth_jax.data.sources import open_source
@@ -29,6 +31,7 @@ __all__ = [
     "StoredImages",
     "batch_indices",
     "batches",
+    "decode",
     "load",
     "read_ahead",
     "stratified_split",
@@ -59,7 +62,7 @@ def load(
     are always the same; the seed divides the others.
 
     Any other name is what lies in `data_dir`: NAME_train.npz and NAME_test.npz (see
-    `files.open_npz`), or NAME/train/CLASS/ and NAME/test/CLASS/, folders of image files
+    `npz.open_npz`), or NAME/train/CLASS/ and NAME/test/CLASS/, folders of image files
     (`files.open_folder`), or else a TFDS data set with features "image" and "label",
     prepared as array_record. The validation split is a stratified part of the training
     images, chosen by the seed; "test" is the test images as they are.
@@ -89,6 +92,8 @@ def load(
     """
     if split not in _SPLITS:
         raise ValueError(f"split={split!r} must be one of {', '.join(_SPLITS)}")
+    if name != plain(name):
+        raise ValueError(f"name={name!r} is not UTF-8: rename the data set")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels!r} must be 1 (grey), 3 (RGB) or None")
     if size is not None and (len(size) != 2 or min(size) < 1):
@@ -99,22 +104,26 @@ def load(
     if split != "test":
         held_out = _MNIST5K_VALIDATION if name == "mnist5k" else num_validation
         rows = _part(name, split, source.labels, held_out, seed)
-    images = StoredImages(
+    stored = StoredImages(
         content=source.content,
         rows=rows,
         ids=source.ids[rows],
         size=None if size is None else (int(size[0]), int(size[1])),
         channels=channels or source.channels,
     )
-    return Dataset(
+    # What is wrong with labels and names is said before all images are decoded.
+    dataset = Dataset(
         name=name,
         split=split,
-        images=images[:] if np.prod(images.shape) <= _IN_MEMORY_BYTES else images,
+        images=stored,
         labels=source.labels[rows],
         ids=source.ids[rows],
         num_classes=source.num_classes,
         class_names=source.class_names,
     )
+    if np.prod(stored.shape) > _IN_MEMORY_BYTES:
+        return dataset
+    return replace(dataset, images=stored[:])
 
 
 def _part(

@@ -1,7 +1,6 @@
 """Images on disk that behave as one array: decoded, and resized, when indexed."""
 
 import concurrent.futures
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
+
+from dsmooth_jax.data.decoding import decode
 
 _SAMPLE = 64
 """Images that tell one set of large images from another."""
@@ -31,8 +32,7 @@ class StoredImages:
       content: What is stored in each row of the source.
       rows: Which rows of the source these images are, int64 [N].
       ids: What errors call them, str [N].
-      size: (H, W) to which they are resized, pixels: the largest centred part of this
-        aspect ratio, by bilinear interpolation; None: they are left as they are.
+      size: (H, W) to which they are resized, pixels, as by `decode`; None: as they are.
       channels: 1 or 3 to convert to grey or to RGB; None: as they are.
       shape: (N, H, W, C), of which every image must be; taken from the first image.
 
@@ -103,58 +103,6 @@ class StoredImages:
 def num_threads() -> int:
     """Threads that decode images: as many as there are cores."""
     return os.cpu_count() or 1
-
-
-def decode(
-    stored: bytes | np.ndarray,
-    name: str,
-    *,
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-) -> UInt8[np.ndarray, "H W C"]:
-    """Turns a stored image into pixels.
-
-    Args:
-      stored: A whole image file that Pillow knows, or uint8 pixels [H, W, C].
-      name: What an error calls the image.
-      size: (H, W) to resize to, as of `StoredImages`.
-      channels: 1 or 3 to convert to, as of `StoredImages`.
-
-    Returns:
-      uint8 [H, W, C]; C is 1 for grey and 3 for any other file, unless told.
-
-    Raises:
-      ValueError: it cannot be decoded, or has no such channels.
-      TypeError: pixels that are not 8-bit.
-    """
-    if isinstance(stored, np.ndarray):
-        if stored.dtype != np.uint8:
-            raise TypeError(
-                f"the image {name!r} has dtype {stored.dtype}, it must be uint8"
-            )
-        if size is None and channels in (None, stored.shape[2]):
-            return stored
-    import PIL.Image  # only when used
-    import PIL.ImageOps
-
-    try:
-        if isinstance(stored, np.ndarray):
-            grey = stored.shape[2] == 1
-            image = PIL.Image.fromarray(stored[..., 0] if grey else stored)
-        else:
-            image = PIL.Image.open(io.BytesIO(stored))
-        if image.mode.startswith("I"):
-            raise ValueError(f"its mode is {image.mode}, it must have 8 bits a channel")
-        is_grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA"))
-        image = image.convert("L" if is_grey else "RGB")
-        if size is not None and image.size != (size[1], size[0]):
-            bilinear = PIL.Image.Resampling.BILINEAR
-            image = PIL.ImageOps.fit(image, (size[1], size[0]), bilinear)
-    # Pillow raises all of these; TypeError for pixels of an impossible shape.
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"the image {name!r} cannot be decoded: {error}") from error
-    pixels = np.asarray(image)
-    return pixels[..., None] if is_grey else pixels
 
 
 def read_ahead(images: Any, spans: Iterable[slice]) -> Iterator[np.ndarray]:
