@@ -11,9 +11,8 @@ report.html, figures, rows.csv (a row for each image), summary.json, and what el
 asked. The third sets runs on the same images side by side.
 """
 
+import dataclasses
 import functools
-import pathlib
-import shutil
 import textwrap
 import time
 
@@ -35,7 +34,7 @@ from dsmooth_jax import (
     tables,
 )
 from dsmooth_jax.answers import ask
-from dsmooth_jax.checks import check_count
+from dsmooth_jax.checks import check_count, user_path
 from dsmooth_jax.gallery import choose, load_thumbnails
 from dsmooth_jax.inquiry import Question, attacks_on
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
@@ -47,6 +46,10 @@ from dsmooth_jax.voting import (
     check_voting,
 )
 from dsmooth_jax.wording import counted
+from dsmooth_jax.workdir import check_folder, locked
+
+LOCK = "certify.lock"
+SETTINGS = ("voting", "threshold", "strength")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a training run, to certify its best.")
@@ -98,41 +101,86 @@ def main(_):
             check(value)
         if one is not None:
             check(one)
+    if FLAGS.report or FLAGS.compare:
+        cli.check_installed("matplotlib", "jinja2")
     if FLAGS.compare:
         compare()
     elif FLAGS.scores:
-        scores = ds.open_scores(FLAGS.scores)
-        out = pathlib.Path(FLAGS.out or scores.path.parent)
-        answer(scores, parse_attacks(scores.ablation, scores.image_size), out)
+        scores = ds.open_scores(user_path("--scores", FLAGS.scores))
+        question = ask_for(scores.ablation, scores.image_size, scores.made_by)
+        out = out_folder(scores.path.parent, scores)
+        with locked("--out", out, LOCK):
+            answer(scores, question, out)
     else:
         peers = distributed.Peers(**cli.peer_flags())
         with distributed.session(peers, is_preemptible=False):
-            certify_workdir(pathlib.Path(FLAGS.workdir))
+            distributed.check_devices()
+            certify_workdir(user_path("--workdir", FLAGS.workdir))
 
 
 def certify_workdir(workdir):
     """Scores the images of a split, and asks their scores; all processes together."""
     smoothed = ds.load_smoothed(workdir, chunk_size=FLAGS.chunk_size)
-    attacks = parse_attacks(smoothed.ablation, smoothed.image_shape[:2])
-    scores = score_workdir(workdir, smoothed)
-    if distributed.is_first():
-        answer(ds.open_scores(scores), attacks, scores.parent)
+    chosen = {name: getattr(smoothed, name) for name in SETTINGS}
+    question = ask_for(smoothed.ablation, smoothed.image_shape[:2], chosen)
+    images, record = open_images(workdir, smoothed)
+    out = out_folder(workdir / "certify" / FLAGS.split)
+    is_new = FLAGS.overwrite or not (out / "scores" / "manifest.json").exists()
+    if is_new and not is_masked(smoothed.scores_fn):
+        ds.check_locality(
+            smoothed.scores_fn,
+            smoothed.ablation,
+            smoothed.image_shape,
+            batch_size=FLAGS.batch_size,
+        )
+        if distributed.is_first():
+            print("checked: the score of each ablation depends on what it keeps, alone")
+    with locked("--out", out, LOCK):
+        scores = score_images(workdir, smoothed, images, record, out)
+        if distributed.is_first():
+            answer(ds.open_scores(scores), question, out)
 
 
-def parse_attacks(ablation, image_size):
-    return attacks_on(
-        ablation,
-        image_size,
-        cli.parse_patches(FLAGS.patches, image_size),
-        area=FLAGS.area,
-        num_patches=FLAGS.num_patches,
+def ask_for(ablation, image_size, chosen):
+    """What is asked, by flags and by what was chosen in training; all is checked."""
+    votings = (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded")
+    saved = chosen.get("voting", "threshold")
+    return Question(
+        attacks_on(
+            ablation,
+            image_size,
+            cli.parse_patches(FLAGS.patches, image_size),
+            area=FLAGS.area,
+            num_patches=FLAGS.num_patches,
+        ),
+        votings,
+        FLAGS.threshold or chosen.get("threshold", 0.3),
+        FLAGS.strength or chosen.get("strength", 5.0),
+        main=saved if saved in votings else votings[0],
+        tolerance=FLAGS.tolerance,
+        thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
+        strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
+        has_maps=FLAGS.maps,
+        has_figures=FLAGS.report,
     )
 
 
-def score_workdir(workdir, smoothed):
-    """Scores a split with a run's best checkpoint, or takes up what is there."""
+def out_folder(default, scores=None):
+    """Where to write: nothing that another command wrote there may be lost."""
+    out = default if FLAGS.out is None else user_path("--out", FLAGS.out)
+    check_folder("--out", out)
+    there = out / "scores"
+    if scores is not None and there.exists() and not there.samefile(scores.path):
+        raise ValueError(
+            f"--out={out} holds what was found of other scores, {there}; give another"
+        )
+    return out
+
+
+def open_images(workdir, smoothed):
+    """The images of the split, and the record of the checkpoint."""
     record = checkpoint.read_metadata(workdir / BEST)
-    images = data.load(split=FLAGS.split, data_dir=FLAGS.data_dir, **record["data"])
+    images = data.load(split=FLAGS.split, data_dir=cli.data_dir(), **record["data"])
     if distributed.is_first():
         print(images, flush=True)
     known = record["fingerprints"].get(FLAGS.split, images.fingerprint)
@@ -141,6 +189,15 @@ def score_workdir(workdir, smoothed):
             f"the {FLAGS.split} images of {images.name} are not those that "
             f"{workdir} was trained with; check --data_dir"
         )
+    for what, found, wanted in (
+        ("images of shape", images.image_shape, smoothed.image_shape),
+        ("a number of classes of", images.num_classes, record["num_classes"]),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"the {FLAGS.split} images of {images.name} have {what} {found}, but "
+                f"{workdir} was trained on {wanted}; check --data_dir"
+            )
     if FLAGS.num_images is not None:
         if not 1 <= FLAGS.num_images <= len(images):
             raise ValueError(
@@ -149,21 +206,15 @@ def score_workdir(workdir, smoothed):
             )
         spread = np.arange(FLAGS.num_images) * len(images) // FLAGS.num_images
         images = images.take(spread)
-    out = pathlib.Path(FLAGS.out or workdir / "certify" / FLAGS.split)
+    return images, record
+
+
+def score_images(workdir, smoothed, images, record, out):
+    """Scores images with a run's best checkpoint, or takes up what is there."""
     is_first = distributed.is_first()
     if FLAGS.overwrite and is_first:
-        shutil.rmtree(out / "scores", ignore_errors=True)
+        filling.remove(out / "scores")
     distributed.barrier("old scores removed")
-    is_new = not (out / "scores" / "manifest.json").exists()
-    if is_new and not is_masked(smoothed.scores_fn):
-        ds.check_locality(
-            smoothed.scores_fn,
-            smoothed.ablation,
-            smoothed.image_shape,
-            batch_size=FLAGS.batch_size,
-        )
-        if is_first:
-            print("checked: the score of each ablation depends on what it keeps, alone")
     create = functools.partial(
         store.create_store,
         out / "scores",
@@ -211,25 +262,15 @@ def score_workdir(workdir, smoothed):
     return scores.path
 
 
-def answer(scores, attacks, out):
+def answer(scores, question, out):
     """Certifies against each attack; prints and writes what was found."""
-    votings = (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded")
-    saved = scores.made_by.get("voting", "threshold")
-    question = Question(
-        attacks,
-        votings,
-        FLAGS.threshold or scores.made_by.get("threshold", 0.3),
-        FLAGS.strength or scores.made_by.get("strength", 5.0),
-        main=saved if saved in votings else votings[0],
-        tolerance=FLAGS.tolerance,
-        thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
-        strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
-        has_maps=FLAGS.maps,
-        has_figures=FLAGS.report and len(scores) > 0,
+    question = dataclasses.replace(
+        question,
+        has_figures=question.has_figures and len(scores) > 0,
         sample=choose(scores),
     )
     answers = ask(scores, question, watch=watch(len(scores)))
-    about = tables.caption(scores, question, votings)
+    about = tables.caption(scores, question, question.votings)
     print(f"\n{wrapped(about)}\n\n{tables.format_table(answers.results)}\n")
     print(wrapped(tables.claim(scores, question, answers)))
     print(f"Base accuracy of single ablations: {100 * answers.base_accuracy:.1f} %.")
@@ -246,19 +287,18 @@ def answer(scores, attacks, out):
 
 def compare():
     """Sets runs on the same images side by side; prints and writes what was found."""
+    paths = [str(user_path("--compare", path)) for path in FLAGS.compare]
     stores = {
         name: comparison.find_scores(path, FLAGS.split)
-        for name, path in zip(
-            comparison.short_names(FLAGS.compare), FLAGS.compare, strict=True
-        )
+        for name, path in zip(comparison.short_names(paths), paths, strict=True)
     }
     first = next(iter(stores.values()))
     patches = cli.parse_patches(FLAGS.patches, first.image_size)
+    out = out_folder(first.path.parent)
     runs = comparison.compare(
         stores, patches, voting=FLAGS.voting, watch=watch(len(first))
     )
     print(f"\n{comparison.format_comparison(runs)}\n")
-    out = pathlib.Path(FLAGS.out or first.path.parent)
     say_written(out, comparison.write(runs, out))
 
 

@@ -11,7 +11,6 @@ takes it from there. All devices are used; docs/scaling.md is about several mach
 
 import functools
 import json
-import pathlib
 import signal
 import sys
 import time
@@ -39,8 +38,11 @@ from dsmooth_jax import (
     training,
 )
 from dsmooth_jax.ablation import ablation_from_json, thinned
+from dsmooth_jax.checks import user_path
+from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import cast_votes
+from dsmooth_jax.workdir import check_free, locked
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
@@ -58,35 +60,37 @@ def main(_):
             "--config and --workdir are needed; for example "
             "--config=configs/mnist5k_columns.py --workdir=runs/mnist5k"
         )
-    config = json.loads(FLAGS.config.to_json())
+    config = to_json(from_json(json.loads(FLAGS.config.to_json())))
+    workdir = user_path("--workdir", FLAGS.workdir)
     with distributed.session(distributed.Peers(**cli.peer_flags())):
-        train(config, pathlib.Path(FLAGS.workdir))
+        distributed.check_devices()
+        train(config, workdir)
 
 
 def train(config, workdir):
-    """Trains as a plain JSON config says; goes on with what lies in workdir."""
-    for part, name in (
-        ("train", "batch_size"),
-        ("train", "epochs"),
-        ("validation", "every_epochs"),
-    ):
-        if not config[part][name] > 0:
-            raise ValueError(
-                f"{part}.{name}={config[part][name]} must be positive, for example 1"
-            )
+    """Trains as a plain JSON config says; goes on with what lies in workdir.
+
+    Whatever cannot be is refused before anything is written.
+    """
+    settings, epochs = config["train"], config["train"]["epochs"]
+    distributed.check_batch_size(settings["batch_size"])
+    cli.check_installed("matplotlib", *["tensorboardX"] * FLAGS.tensorboard)
     train_set, validation_set = (
-        data.load(split=split, data_dir=FLAGS.data_dir, **config["data"])
+        data.load(split=split, data_dir=cli.data_dir(), **config["data"])
         for split in ("train", "validation")
     )
     if distributed.is_first():
         print(train_set, flush=True)
-    distributed.check_batch_size(config["train"]["batch_size"])
     record = make_record(config, train_set, validation_set)
-    loop.refuse_other_settings(workdir, record)
-    settings, epochs = config["train"], config["train"]["epochs"]
+    check_free(workdir, record)
     epoch = len(train_set) / settings["batch_size"]  # steps, not always whole
+    if not (num_steps := round(epochs * epoch)):
+        raise ValueError(
+            f"train.epochs={epochs} of {len(train_set)} images is no step of "
+            f"train.batch_size={settings['batch_size']}; train longer"
+        )
     plan = loop.Plan(
-        num_steps=round(epochs * epoch),
+        num_steps=num_steps,
         steps_per_epoch=epoch,
         validate_every=config["validation"]["every_epochs"] * epoch,
         save_every=FLAGS.save_every,
@@ -103,44 +107,46 @@ def train(config, workdir):
         num_epochs=epochs,
         steps_per_epoch=epoch,
     )
-    train_step = make_step(config, classifier, optimizer, train_set.image_shape[:2])
+    image_size = train_set.image_shape[:2]
+    train_step = make_step(config, classifier, optimizer, image_size)
+    touched = touched_by(config["validation"], config["ablation"], image_size)
     init_key, step_key = jax.random.split(jax.random.key(config["seed"]))
     given = None
     if settings["init_from"]:
-        folder = pathlib.Path(settings["init_from"]) / BEST
-        given, _ = checkpoint.restore(folder, jax.eval_shape(classifier.init, init_key))
+        folder = user_path("train.init_from", settings["init_from"]) / BEST
+        given = restore_first(folder, jax.eval_shape(classifier.init, init_key))
         record["init_from"] = checkpoint.fingerprint(folder)
-    is_first = distributed.is_first()
-    if is_first:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            ("config.json", json.dumps(config, indent=2) + "\n"),
-            ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
-        ):
-            store.write_whole(workdir / name, text.encode())
-    distributed.check_shared(workdir / "config.json")
     start = time.time()
-    outcome = loop.run(
-        workdir,
-        plan,
-        record,
-        training.init_state(
-            classifier,
-            optimizer,
-            init_key,
-            variables=given,
-            has_average=settings["ema_decay"] > 0,
-        ),
-        train_step,
-        functools.partial(read_batches, config, train_set),
-        lambda variables: validate(
-            classifier.scores_fn(variables), config, validation_set
-        ),
-        key=step_key,
-        learning_rate=schedule,
-        goodness=goodness,
-        describe=describe,
-    )
+    with locked("--workdir", workdir, "train.lock"):
+        is_first = distributed.is_first()
+        if is_first:
+            for name, text in (
+                ("config.json", json.dumps(config, indent=2) + "\n"),
+                ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
+            ):
+                store.write_whole(workdir / name, text.encode())
+        distributed.check_shared(workdir / "config.json")
+        outcome = loop.run(
+            workdir,
+            plan,
+            record,
+            training.init_state(
+                classifier,
+                optimizer,
+                init_key,
+                variables=given,
+                has_average=settings["ema_decay"] > 0,
+            ),
+            train_step,
+            functools.partial(read_batches, config, train_set),
+            lambda variables: validate(
+                classifier.scores_fn(variables), config, validation_set, touched
+            ),
+            key=step_key,
+            learning_rate=schedule,
+            goodness=goodness,
+            describe=describe,
+        )
     if not is_first:
         return
     if outcome.lines:
@@ -169,8 +175,8 @@ def make_step(config, classifier, optimizer, image_size):
     loss = losses.LossConfig(**settings["loss"])
     touched = None
     if loss.name == "certified_margin":
-        ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
-        touched = ds.touched(ablation, ds.Patch(*loss.patch), image_size)
+        ablation = config["ablation"]
+        touched = touched_by(settings["loss"], ablation, image_size, loss.every)
     return training.make_train_step(
         classifier,
         optimizer,
@@ -210,11 +216,27 @@ def make_record(config, train_set, validation_set):
     }
 
 
-def validate(scores_fn, config, validation_set):
+def touched_by(settings, ablation, image_size, every=1):
+    """The touched sets of the patch that settings name, as ds.touched."""
+    ablation = thinned(ablation_from_json(ablation), every)
+    patch = ds.Patch(*settings["patch"])
+    try:
+        return ds.touched(ablation, patch, image_size)
+    except ValueError as error:
+        part = "train.loss" if "target" in settings else "validation"
+        raise ValueError(f"{part}.patch={settings['patch']}: {error}") from None
+
+
+def restore_first(folder, target):
+    """The best variables of another run, to begin with."""
+    try:
+        return checkpoint.restore(folder, target)[0]
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"train.init_from={folder.parents[1]}: {error}") from None
+
+
+def validate(scores_fn, config, validation_set, touched):
     """Chooses threshold, strength and voting on validation images."""
-    patch = ds.Patch(*config["validation"]["patch"])
-    ablation = ablation_from_json(config["ablation"])
-    touched = ds.touched(ablation, patch, validation_set.image_shape[:2])
     scores = filling.score_together(scores_fn, validation_set.images)
     labels = validation_set.labels
     chosen = {
@@ -230,7 +252,7 @@ def validate(scores_fn, config, validation_set):
             {
                 "voting": voting,
                 **chosen,
-                "patch": [patch.height, patch.width],
+                "patch": list(config["validation"]["patch"]),
                 "clean_accuracy": result.clean.value,
                 "certified_accuracy": result.certified.value,
                 "base_accuracy": base_accuracy,

@@ -10,6 +10,7 @@ One process, or the processes of one run together, write to a directory at a tim
 """
 
 import operator
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ from dsmooth_jax import trees
 from dsmooth_jax.trees import PyTree
 
 _TMP_SUFFIX = ".orbax-checkpoint-tmp"
+
+# How the storage below Orbax says that something else than the data is at fault.
+_NOT_DAMAGE = (
+    "MemoryError",
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "Too many open files",
+    "Permission denied",
+    "Cannot allocate memory",
+    "Input/output error",
+    "Stale file handle",
+)
 
 
 class CheckpointError(ValueError):
@@ -119,6 +134,7 @@ def restore(
         checksums. The message names the directory.
       TypeError: a leaf of `target` without shape and dtype.
     """
+    jax.devices()  # where there are none, that is no fault of the checkpoint
     path = _step_path(directory, step)
     record = _read_record(path)
     for leaf_path, leaf in trees.leaves(target):
@@ -138,7 +154,7 @@ def restore(
     try:
         host_tree = _orbax().load(path, host_target)
     except Exception as error:
-        raise _damaged(path, f"cannot be read ({_root_cause(error)})") from error
+        raise _unreadable(path, error) from error
     # The leaves too: where the stored data disagree, Orbax may return another shape.
     if (
         trees.describe(host_tree) != wanted
@@ -237,6 +253,11 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a killed save or deletion left this: it holds nothing."""
+    return _TMP_SUFFIX in path.name
+
+
 def latest_step(directory: str | Path) -> int | None:
     """The newest whole step in a directory, None where there is none."""
     return max(steps(directory), default=None)
@@ -286,7 +307,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = _orbax().metadata(path).custom_metadata
     except Exception as error:
-        raise _damaged(path, f"cannot be read ({_root_cause(error)})") from error
+        raise _unreadable(path, error) from error
     keys = {"metadata", "leaves", "arrays_sha256", "json_sha256"}
     if not isinstance(record, dict) or record.keys() != keys:
         raise _damaged(path, "has not the metadata that dsmooth_jax writes")
@@ -300,6 +321,29 @@ def _delete(directory: Path, step: int) -> None:
     doomed = directory / f"{step}.deleted{_TMP_SUFFIX}"
     (directory / str(step)).rename(doomed)
     shutil.rmtree(doomed)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What Orbax's error is: damage only where nothing else keeps us from reading."""
+    cause = _root_cause(error)
+    try:
+        for file in (path, *path.rglob("*")):
+            if file.is_dir():
+                os.listdir(file)
+            else:
+                with open(file, "rb") as opened:
+                    while opened.read(2**20):
+                        pass
+    except OSError as refused:  # the permissions, the disk, the network
+        cause = _root_cause(refused)
+    else:
+        is_here = any(word in cause for word in _NOT_DAMAGE)
+        if not is_here and not isinstance(error, MemoryError):
+            return _damaged(path, f"cannot be read ({cause})")
+    return CheckpointError(
+        f"the checkpoint {path} cannot be read here ({cause}), which may be no fault "
+        "of it: nothing was changed; put that right and give the same command again"
+    )
 
 
 def _damaged(path: Path, what: str) -> DamagedCheckpointError:

@@ -1,6 +1,10 @@
 """Checks of arguments that many functions take: the error names value and remedy."""
 
+import math
 import operator
+import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -56,12 +60,51 @@ def check_range(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raises unless the value is a number in the range that the bounds leave."""
+    """Raises unless the value is a finite number in the range that the bounds leave."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}={value!r} must be a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value} must be finite")
     if least is not None and not value >= least:
         raise ValueError(f"{name}={value} must be >= {least}")
     if above is not None and not value > above:
         raise ValueError(f"{name}={value} must be > {above}")
     if below is not None and not value < below:
         raise ValueError(f"{name}={value} must be < {below}")
+
+
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Returns (height, width) as a tuple, or raises the error that says what is wrong.
+
+    >>> check_pair("patch", [5, 8])
+    (5, 8)
+    """
+    is_pair = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if not is_pair or len(value) != 2:
+        raise ValueError(
+            f"{name}={value!r} must be (height, width) in pixels, for example (5, 5)"
+        )
+    for extent in value:
+        check_count(name, extent)
+    return int(value[0]), int(value[1])
+
+
+def user_path(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that a user gave, with ``~`` for the home folder as in a shell.
+
+    Args:
+      name: of the flag or argument, for errors.
+      value: the path.
+
+    Raises:
+      ValueError: it is empty, or it is in the home folder of a user that there is not.
+    """
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty; give a path, or leave it out")
+    try:
+        return pathlib.Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{name}={os.fspath(value)}: there is no such home folder; write ./~ for a "
+            "folder of this name"
+        ) from None

@@ -4,6 +4,7 @@ With DSMOOTH_TRACEBACK set, an error also shows where it came from.
 """
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.questions import square_of_percent
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
@@ -55,6 +57,19 @@ def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
             )
         patches.append(Patch(int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(patches))
+
+
+def data_dir() -> str | None:
+    """The folder that --data_dir names; None where it is not given."""
+    given = flags.FLAGS.data_dir
+    return None if given is None else str(user_path("--data_dir", given))
+
+
+def check_installed(*names: str) -> None:
+    """Raises ModuleNotFoundError for a library that will be wanted and is not there."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def define_peers() -> None:

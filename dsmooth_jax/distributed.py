@@ -119,6 +119,19 @@ def session(peers: Peers, *, is_preemptible: bool = True) -> Iterator[None]:
             say(f"error: {text}", status=1)
 
 
+def check_devices() -> None:
+    """Raises ValueError where JAX finds none of the devices that it is told to use."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split()) or "no such device, or no JAX for it"
+        raise ValueError(
+            f"JAX_PLATFORMS={wanted} is not to be had here ({text}); unset "
+            "JAX_PLATFORMS, or set it to cpu"
+        ) from None
+
+
 def is_first() -> bool:
     """Whether this is the process that prints, and writes what all know."""
     return jax.process_index() == 0

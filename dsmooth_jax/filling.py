@@ -8,6 +8,8 @@ it is written.
 """
 
 import pathlib
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +19,12 @@ from jax.experimental import multihost_utils
 from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
-from dsmooth_jax.store import ScoreStore, enter_shards, write_scores
+from dsmooth_jax.store import ScoreStore, StoreError, enter_shards, write_scores
 from dsmooth_jax.types import Scores
+
+_FILES = re.compile(
+    r"(manifest\.json|(labels|ids|scores-\d+)\.npy(\.sha256)?)(\.part)?"
+)
 
 
 def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
@@ -35,6 +41,24 @@ def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
         _collect(create())
     distributed.check_shared(path / "manifest.json")
     return create()
+
+
+def remove(path: pathlib.Path) -> None:
+    """Deletes a store, finished, damaged or begun; nothing where there is none.
+
+    Raises:
+      StoreError: there is something else.
+    """
+    if not path.exists():
+        return
+    strange = [f.name for f in path.iterdir() if not _FILES.fullmatch(f.name)]
+    if strange:
+        raise StoreError(
+            f"{path} is not to be overwritten: it holds {sorted(strange)[0]!r}, which "
+            "is no part of a store; move that away, or give another --out"
+        )
+    (path / "manifest.json").unlink(missing_ok=True)  # killed here, nothing seems whole
+    shutil.rmtree(path)
 
 
 def fill(

@@ -16,6 +16,7 @@ from dsmooth_jax.voting import (
     cast_votes,
     check_strength,
     check_threshold,
+    check_tolerance,
     check_voting,
 )
 
@@ -68,6 +69,8 @@ class Question:
             raise ValueError(f"main={self.main!r} must be one of {self.votings}")
         check_threshold(self.threshold)
         check_strength(self.strength)
+        is_graded = "graded" in self.votings
+        check_tolerance(self.tolerance, self.strength if is_graded else None)
         if not self.patches:
             raise ValueError(
                 "attacks must hold a patch; add for example ds.Patch(5, 5)"

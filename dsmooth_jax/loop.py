@@ -33,8 +33,8 @@ from dsmooth_jax.data import Batch
 from dsmooth_jax.models import Variables
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.training import TrainState, TrainStep
+from dsmooth_jax.workdir import LATEST, check_free
 
-LATEST = pathlib.Path("checkpoints", "latest")
 _READ_EVERY = 100  # steps between two readings of metrics from the device
 
 Choice = dict[str, Any]
@@ -118,10 +118,10 @@ def run(
     Raises:
       CheckpointError: a checkpoint cannot be read or written; the message says what is
         left.
-      ValueError: the workdir holds a run with other settings; the loss or a parameter
-        is no longer finite, the message says since which step.
+      ValueError: the workdir holds another run, or what cannot be gone on from; the
+        loss or a parameter is no longer finite, the message says since which step.
     """
-    refuse_other_settings(workdir, record)
+    check_free(workdir, record)
     is_first = distributed.is_first()
     mesh = distributed.batch_mesh()
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -242,27 +242,6 @@ class _Resumed:
     state: TrainState
     best: Choice | None
     means: Means
-
-
-def refuse_other_settings(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Raises ValueError where the workdir holds a run of other settings or data.
-
-    Nothing is read but the newest checkpoint's JSON; a damaged one is passed over.
-    """
-    for step in reversed(checkpoint.steps(workdir / LATEST)):
-        try:
-            saved = checkpoint.read_metadata(workdir / LATEST, step=step)
-        except DamagedCheckpointError:
-            continue
-        keys = ("config", "fingerprints")
-        if unlike := provenance.describe_difference(
-            {key: saved[key] for key in keys}, {key: record[key] for key in keys}
-        ):
-            raise ValueError(
-                f"{workdir} holds a run with other settings ({unlike}); give another "
-                "--workdir, or the settings of that run"
-            )
-        return
 
 
 def _resume(

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmooth_jax.checks import check_choice, check_count, check_range
-from dsmooth_jax.threat import Patch
+from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +54,8 @@ class LossConfig:
         check_range("loss.target", self.target)
         check_range("loss.temperature", self.temperature, above=0)
         check_range("loss.cross_entropy", self.cross_entropy, least=0)
-        object.__setattr__(self, "patch", tuple(self.patch))  # JSON has lists
-        Patch(*self.patch)
+        # JSON has lists.
+        object.__setattr__(self, "patch", check_pair("loss.patch", self.patch))
 
 
 def cross_entropy(

@@ -7,6 +7,18 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+_LONGEST = 60  # of a value that a reader can compare
+
+# What a checksum that differs means.
+_WORDS = {
+    "ids": "ids: other images",
+    "labels": "labels: other labels",
+    "made_by.checkpoint": "made_by.checkpoint: another classifier, or trained further",
+    "made_by.images": "made_by.images: other pixels",
+    "fingerprints.train": "fingerprints.train: other training images",
+    "fingerprints.validation": "fingerprints.validation: other validation images",
+}
+
 
 def versions() -> dict[str, str]:
     """The versions that scores and checkpoints depend on, by package name."""
@@ -28,7 +40,8 @@ def describe_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
     Returns:
       Each differing key with both values, dotted paths in alphabetical order, joined by
-      "; "; "" when equal.
+      "; "; "" when equal. Values too long to read, checksums for example, are not
+      shown.
 
     >>> describe_difference({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}})
     'train.lr: saved 0.1, wanted 0.2'
@@ -40,7 +53,10 @@ def describe_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
         was, now = old.get(key, missing), new.get(key, missing)
         if was != now:
             texts = ["nothing" if x is missing else json.dumps(x) for x in (was, now)]
-            differences.append(f"{key}: saved {texts[0]}, wanted {texts[1]}")
+            if any(len(text) > _LONGEST for text in texts):  # a checksum, or a list
+                differences.append(_WORDS.get(key, f"{key}: another one"))
+            else:
+                differences.append(f"{key}: saved {texts[0]}, wanted {texts[1]}")
     return "; ".join(differences)
 
 

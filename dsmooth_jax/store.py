@@ -250,8 +250,8 @@ def create_store(
         begun = dataclasses.replace(found, checksums={})
         if difference := describe_difference(_manifest(begun), _manifest(wanted)):
             raise StoreError(
-                f"{path} holds scores made under other settings ({difference}); write "
-                "elsewhere, or delete that folder first"
+                f"{path} holds scores made under other settings ({difference}); give "
+                "another --out, or --overwrite to lose them and score anew"
             )
         return found
     if path.exists():

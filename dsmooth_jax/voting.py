@@ -140,19 +140,26 @@ def uncertain_votes(
         raise ValueError(
             f"threshold={threshold!r} and strength={strength!r}: give exactly one"
         )
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance={tolerance!r} must be in [0, 1)")
+    check_tolerance(tolerance, strength)
     low, high = checked - tolerance, checked + tolerance
     if threshold is not None:
         theta = np.float64(np.float32(check_threshold(threshold)))
         return (low < theta) & (high >= theta)
     scale = GRADES * check_strength(strength)
-    if tolerance * scale >= 1:
-        raise ValueError(
-            f"tolerance={tolerance} must be below {1 / scale:.3g}, one level at "
-            f"strength {strength}; more than one level may not be in doubt"
-        )
     return np.rint(scale * low) != np.rint(scale * high)
+
+
+def check_tolerance(tolerance: float, strength: float | None = None) -> None:
+    """Raises ValueError for a tolerance that is none, of graded votes or of others."""
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance={tolerance!r} must be in [0, 1)")
+    if strength is not None:
+        scale = GRADES * check_strength(strength)
+        if tolerance * scale >= 1:
+            raise ValueError(
+                f"tolerance={tolerance} must be below {1 / scale:.3g}, one level at "
+                f"strength {strength}; more than one level may not be in doubt"
+            )
 
 
 def check_strength(strength: Any) -> float:

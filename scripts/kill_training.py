@@ -20,8 +20,8 @@ import sys
 import time
 
 from dsmooth_jax import checkpoint
-from dsmooth_jax.loop import LATEST
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.workdir import LATEST
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -40,10 +40,11 @@ DEVICE_SIDE += [
     "augment",
     "optimizers",
     "losses",
+    "config",
     "training",
 ]
 DEVICE_SIDE += ["trees", "checkpoint", "smoothed", "distributed", "filling"]
-DEVICE_SIDE += ["journal", "loop"]
+DEVICE_SIDE += ["workdir", "journal", "loop"]
 PACKAGE = [f"dsmooth_jax.{name}" for name in [*HOST_SIDE, *DEVICE_SIDE, "cli"]]
 SCRIPTS = ["train", "certify"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]

@@ -18,9 +18,10 @@ from processes import finish, free_port, start
 
 from dsmooth_jax import checkpoint, journal, loop
 from dsmooth_jax.checkpoint import CheckpointError
-from dsmooth_jax.loop import LATEST, Plan
+from dsmooth_jax.loop import Plan
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.training import TrainState
+from dsmooth_jax.workdir import LATEST
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD = {"config": {"seed": 0}, "fingerprints": {"train": "abc"}}

@@ -5,6 +5,7 @@ NNX modules (`resnet`, `small_cnn`, `bandnet`); `base` turns them into functions
 plain dicts, which is all that the rest of the package sees.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "build",
     "masked_classifier",
     "network",
+    "options",
     "resnet",
     "small_cnn",
 ]
@@ -61,39 +63,51 @@ def build(
       ValueError: the name or a key is unknown, a key is missing, or a value is out of
         range.
     """
-    options = dict(spec)
-    name = options.pop("name", None)
-    match name:
-        case "resnet18" | "resnet34" | "resnet50":
-            _check_keys(spec, required={"name", "stem"}, optional={"width"})
-            net = resnet(
-                int(name.removeprefix("resnet")),
-                image_shape=image_shape,
-                num_classes=num_classes,
-                **options,
-            )
-        case "small_cnn":
-            _check_keys(spec, required={"name"}, optional=set())
-            net = small_cnn(image_shape=image_shape, num_classes=num_classes)
-        case "bandnet":
-            optional = {"width", "max_width", "depth", "crops", "mirror", "shift"}
-            _check_keys(spec, required={"name"}, optional=optional)
-            return bandnet(
-                ablation, image_shape=image_shape, num_classes=num_classes, **options
-            )
-        case _:
+    settings = {key: value for key, value in spec.items() if key != "name"}
+    name = spec.get("name")
+    takes = options(name)
+    for key, value in settings.items():
+        if key not in takes:
             raise ValueError(
-                f"name={name!r} in the model's spec must be one of 'resnet18', "
-                "'resnet34', 'resnet50', 'small_cnn', 'bandnet'"
+                f"model.{key}={value!r} is no setting of {name}, which takes "
+                f"{', '.join(takes) or 'none'}; leave it out (None)"
             )
+    if name == "bandnet":
+        return bandnet(
+            ablation, image_shape=image_shape, num_classes=num_classes, **settings
+        )
+    if name == "small_cnn":
+        net = small_cnn(image_shape=image_shape, num_classes=num_classes)
+    else:
+        if "stem" not in settings:
+            raise ValueError(f"{name} needs model.stem, 'cifar' or 'imagenet'")
+        net = resnet(
+            int(str(name).removeprefix("resnet")),
+            image_shape=image_shape,
+            num_classes=num_classes,
+            **settings,
+        )
     return masked_classifier(net, ablation, chunk_size=chunk_size)
 
 
-def _check_keys(
-    spec: Mapping[str, Any], *, required: set[str], optional: set[str]
-) -> None:
-    if not required <= spec.keys() <= required | optional:
+def options(name: Any) -> dict[str, Any]:
+    """What a network of this name takes in its spec: {key: default}.
+
+    Raises:
+      ValueError: there is no such network; the message lists them.
+    """
+    makers: dict[Any, Any] = {"bandnet": bandnet, "small_cnn": small_cnn}
+    makers |= {f"resnet{depth}": resnet for depth in (18, 34, 50)}
+    if name not in makers:
         raise ValueError(
-            f"model spec {dict(spec)!r} must have the keys {sorted(required)} and may "
-            f"have {sorted(optional)}, nothing else"
+            f"model.name={name!r} must be one of {', '.join(map(repr, makers))}"
         )
+    parameters = inspect.signature(makers[name]).parameters
+    task = {"ablation", "image_shape", "num_classes"}
+    if makers[name] is resnet:
+        task |= {"depth"}  # the name says it
+    return {
+        key: None if one.default is one.empty else one.default
+        for key, one in parameters.items()
+        if key not in task
+    }

@@ -1,0 +1,257 @@
+"""Every setting of a training run, with its default and what it must be.
+
+A `Config` is made of plain JSON, as train.py and the files in configs/ have it, and as
+checkpoints keep it. What is left out has its default, so that a run begun by an older
+config, which had fewer keys, goes on; what nobody knows is refused, with the nearest
+name. `to_json` is one form for all: what has no value of its own is left out there.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsmooth_jax import models
+from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
+from dsmooth_jax.losses import LossConfig
+from dsmooth_jax.optimizers import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images; see `data.load`.
+
+    Attributes:
+      name: "mnist5k", or what lies in --data_dir.
+      num_validation: images taken out of the training images; "mnist5k" has its own.
+      seed: of the division into training and validation.
+      test_split: what the source calls its test images.
+      size: (height, width) in pixels that images are resized to; None: as they are.
+      channels: 1 makes all images grey, 3 makes them RGB; None leaves them.
+    """
+
+    name: str = "mnist5k"
+    num_validation: int = 5000
+    seed: int = 0
+    test_split: str = "test"
+    size: Sequence[int] | None = None
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_validation", "seed"):
+            check_range(f"data.{name}", getattr(self, name), least=0)
+        if self.size is not None:
+            check_pair("data.size", self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationConfig:
+    """Which ablation: its kind, and what that kind takes.
+
+    Attributes:
+      kind: "Columns", "Rows", "Blocks", "MultiColumns" or "MultiBlocks".
+      width: pixels, of Columns, Blocks and MultiColumns.
+      height: pixels, of Rows and Blocks.
+      size: pixels, of MultiBlocks.
+      keep: windows, of MultiColumns and MultiBlocks.
+      stride: pixels, of Columns, Rows and Blocks.
+    """
+
+    kind: str = "Columns"
+    width: int | None = None
+    height: int | None = None
+    size: int | None = None
+    keep: int | None = None
+    stride: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and what that network takes; None: the network's own default.
+
+    Attributes:
+      name: "bandnet", "small_cnn", "resnet18", "resnet34" or "resnet50".
+      width: of bandnet and resnets.
+      stem: of resnets, "cifar" or "imagenet".
+      max_width: of bandnet, as are the rest, see `models.bandnet`.
+      depth: residual blocks.
+      crops: windows of each image in a step.
+      mirror: whether each window is read mirrored, too.
+      shift: pixels by which each window is read moved, too.
+    """
+
+    name: str = "bandnet"
+    width: int | None = None
+    stem: str | None = None
+    max_width: int | None = None
+    depth: int | None = None
+    crops: int | None = None
+    mirror: bool | None = None
+    shift: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "max_width", "depth", "crops"):
+            if getattr(self, name) is not None:
+                check_count(f"model.{name}", getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained.
+
+    Attributes:
+      epochs: > 0, may be a fraction.
+      batch_size: images in a step, of all devices together.
+      num_accumulated: parts of a batch computed one after the other; it divides it.
+      precision: "float32" or "bfloat16", of activations and gradients.
+      optimizer: and its schedule.
+      augment: what is done to the images first.
+      loss: what is minimised.
+      ema_decay: of the moving average of the variables, in [0, 1); 0: none.
+      init_from: a workdir, to start from its best variables; "": from random ones.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 128
+    num_accumulated: int = 1
+    precision: str = "float32"
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    ema_decay: float = 0.0
+    init_from: str = ""
+
+    def __post_init__(self) -> None:
+        check_range("train.epochs", self.epochs, above=0)
+        check_count("train.batch_size", self.batch_size)
+        check_count("train.num_accumulated", self.num_accumulated)
+        check_choice("train.precision", self.precision, ("float32", "bfloat16"))
+        check_range("train.ema_decay", self.ema_decay, least=0, below=1)
+        if self.batch_size % self.num_accumulated:
+            raise ValueError(
+                f"train.num_accumulated={self.num_accumulated} must divide "
+                f"train.batch_size={self.batch_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """What threshold, strength and checkpoint are chosen by.
+
+    Attributes:
+      every_epochs: from one validation to the next, > 0, may be a fraction.
+      patch: (height, width) in pixels, that they are chosen for.
+    """
+
+    every_epochs: float = 1.0
+    patch: Sequence[int] = (5, 5)
+
+    def __post_init__(self) -> None:
+        check_range("validation.every_epochs", self.every_epochs, above=0)
+        check_pair("validation.patch", self.patch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes:
+      seed: of variables, batches and everything else that is drawn.
+      data: which images.
+      ablation: what the network sees of one.
+      model: the network.
+      train: how it is trained.
+      validation: how the best is chosen.
+    """
+
+    seed: int = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    ablation: AblationConfig = dataclasses.field(default_factory=AblationConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, least=0, below=2**32)
+
+
+def from_json(record: Mapping[str, Any]) -> Config:
+    """Reads a config; what is left out has its default.
+
+    Args:
+      record: plain JSON, as `to_json` gives or a checkpoint keeps.
+
+    Raises:
+      TypeError, ValueError: a key that there is not, with the nearest that there is; a
+        value out of range.
+    """
+    return _read(Config, record, "")
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as plain JSON, in one form: tuples are lists, None is left out."""
+    return _plain(dataclasses.asdict(config))
+
+
+def canonical(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config with every default filled in, to compare with another.
+
+    One that today's code does not know stays as it is.
+    """
+    try:
+        plain = to_json(from_json(record))
+        defaults = models.options(plain["model"]["name"])
+    except (TypeError, ValueError):
+        return dict(record)
+    return plain | {"model": _plain({**defaults, **plain["model"]})}
+
+
+def nearest_key(path: str) -> str:
+    """The dotted name of a setting that is most like the given one.
+
+    >>> nearest_key("train.optimiser.lr"), nearest_key("data.chanels")
+    ('train.optimizer.name', 'data.channels')
+    """
+    known = list(_paths(Config, ""))
+    last = path.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    (found,) = difflib.get_close_matches(path, same or known, n=1, cutoff=0.0)
+    return found
+
+
+def _read(cls: Any, record: Any, path: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{path or 'the config'}={record!r} must have keys and values")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in record:
+        if key not in fields:
+            wrong = f"{path}.{key}" if path else str(key)
+            raise ValueError(
+                f"the config has a key {wrong!r} that there is not; the nearest is "
+                f"{nearest_key(wrong)!r}"
+            )
+    given = {}
+    for key, value in record.items():
+        part = f"{path}.{key}" if path else key
+        is_part = dataclasses.is_dataclass(fields[key].type)
+        given[key] = _read(fields[key].type, value, part) if is_part else value
+        wanted = type(fields[key].default)
+        if wanted in (bool, int, str) and type(value) is not wanted:
+            kind = {bool: "True or False", int: "an integer", str: "text"}[wanted]
+            raise TypeError(f"{part}={value!r} must be {kind}")
+    return cls(**given)
+
+
+def _paths(cls: Any, prefix: str) -> Any:
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from _paths(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    return list(value) if isinstance(value, list | tuple) else value
