@@ -55,7 +55,9 @@ from dsmooth_jax.evidence import (
     merged_masks,
 )
 from dsmooth_jax.gallery import save_thumbnails
+from dsmooth_jax.labeling import mask_labels
 from dsmooth_jax.locality import check_locality
+from dsmooth_jax.masked import MaskedClassifier
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.questions import (
@@ -98,6 +100,7 @@ __all__ = [
     "Columns",
     "Evaluation",
     "MaskedCertificate",
+    "MaskedClassifier",
     "Masks",
     "MultiBlocks",
     "MultiColumns",
@@ -130,6 +133,7 @@ __all__ = [
     "largest_certified_patch",
     "load_smoothed",
     "log_levels",
+    "mask_labels",
     "mask_table",
     "masked_scores",
     "max_touched",

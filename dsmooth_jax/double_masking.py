@@ -25,6 +25,7 @@ each placement, which certifies those and more, is this library's.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,8 +36,10 @@ NOT_COMPUTED = -1
 """An entry of a table, off its diagonal, that agrees with no class."""
 
 
-def in_doubt(classes: np.ndarray) -> np.ndarray:
+def in_doubt(classes: Any) -> Any:
     """The entries of a table for classes that another rounding could change.
+
+    Of any library's arrays.
 
     >>> in_doubt(np.array([0, 7]))
     array([-2, -9])

@@ -16,6 +16,7 @@ and a large model compiles as fast as a small one. Functions made here are Parti
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def masked_scores(
     """
     check_count("chunk_size", chunk_size)
     check_ablation(ablation)
-    return Partial(_MaskedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
+    return Partial(_MaskedScores(ablation, chunk_size), bound("logits_fn", logits_fn))
 
 
 def cropped_scores(
@@ -102,7 +103,7 @@ def cropped_scores(
     """
     check_count("chunk_size", chunk_size)
     check_single_window(ablation)
-    return Partial(_CroppedScores(ablation, chunk_size), _bound("logits_fn", logits_fn))
+    return Partial(_CroppedScores(ablation, chunk_size), bound("logits_fn", logits_fn))
 
 
 def one_pass_scores(
@@ -123,7 +124,7 @@ def one_pass_scores(
       `check_locality` before certifying anything, as certify.py does.
     """
     check_ablation(ablation)
-    return Partial(_OnePassScores(ablation), _bound("logits_fn", logits_fn))
+    return Partial(_OnePassScores(ablation), bound("logits_fn", logits_fn))
 
 
 def is_masked(scores_fn: ScoresFn) -> bool:
@@ -273,12 +274,19 @@ def padded_batch_size(batch_size: int) -> int:
 
 def score_batch(scores_fn: ScoresFn, batch: Array | np.ndarray) -> Array:
     """Scores one padded batch by the compiled program of `score`; checks nothing."""
-    return _score_batch(_bound("scores_fn", scores_fn), batch)
+    return _score_batch(bound("scores_fn", scores_fn), batch)
 
 
 @jax.jit
 def _score_batch(scores_fn: Partial, batch: Array) -> Array:
-    """Each device its share of the batch, without communication."""
+    def share(scores_fn, images):
+        return scores_fn(to_unit(images)).astype(jnp.float32)
+
+    return dealt(share, scores_fn, batch)
+
+
+def dealt(fn: Callable[..., Array], kept: Any, *batches: Array) -> Array:
+    """``fn(kept, *batches)``, each device its share of them, without communication."""
     mesh = jax.make_mesh(
         (jax.local_device_count(),),
         ("batch",),
@@ -287,16 +295,17 @@ def _score_batch(scores_fn: Partial, batch: Array) -> Array:
     )
     shares = PartitionSpec("batch")
 
-    def share(scores_fn, images):
+    def share(kept, *batches):
         with jax.default_matmul_precision(MATMUL_PRECISION):
-            return scores_fn(to_unit(images)).astype(jnp.float32)
+            return fn(kept, *batches)
 
-    return jax.shard_map(
-        share, mesh=mesh, in_specs=(PartitionSpec(), shares), out_specs=shares
-    )(scores_fn, batch)
+    specs = (PartitionSpec(), *(shares for _ in batches))
+    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=shares)(
+        kept, *batches
+    )
 
 
-def _bound(name: str, fn: Callable) -> Partial:
+def bound(name: str, fn: Callable) -> Partial:
     """The function as a PyTree: its bound arrays are leaves, the rest is static."""
     if not callable(fn):
         raise TypeError(f"{name}={fn!r} must be a function of arrays")

@@ -22,7 +22,8 @@ HOST_SIDE += ["reach", "ranks", "questions", "evaluation", "alarms"]
 HOST_SIDE += ["provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]
 HOST_SIDE += ["report", "comparison"]
-DEVICE_SIDE = ["masking", "scoring", "locality", "models.base", "models.resnet"]
+DEVICE_SIDE = ["masking", "scoring", "labeling", "masked", "locality"]
+DEVICE_SIDE += ["models.base", "models.resnet"]
 DEVICE_SIDE += [
     "models.small_cnn",
     "models.band_layers",
@@ -69,6 +70,8 @@ CERTIFIED_PATH = [
     ds.masked_scores,
     ds.score,
     ds.SmoothedClassifier.certify,
+    ds.mask_labels,
+    ds.MaskedClassifier.certify,
     ds.ablate,
     ds.crop,
 ]
