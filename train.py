@@ -39,7 +39,7 @@ from dsmooth_jax import (
 )
 from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.checks import user_path
-from dsmooth_jax.config import from_json, to_json
+from dsmooth_jax.config import check_flags, from_json, to_json
 from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.workdir import check_free, locked
@@ -276,4 +276,4 @@ def describe(choice):
 
 
 if __name__ == "__main__":
-    cli.run("train.py", main)
+    cli.run("train.py", main, check_flags)

@@ -23,6 +23,7 @@ from configs import cifar10_columns3
 from dsmooth_jax import models, optimizers, training
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.masking import to_unit
 
 KEEP = ":".join(
@@ -38,7 +39,7 @@ SHAPE = (32, 32, 3)
 
 
 def measure():
-    config = cifar10_columns3.get_config().to_dict()
+    config = to_json(from_json(cifar10_columns3.get_config().to_dict()))
     settings = config["train"]
     classifier = models.build(
         config["model"],

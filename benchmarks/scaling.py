@@ -22,6 +22,7 @@ from benchmarks.common import show
 from dsmooth_jax import models, optimizers, training
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.scoring import is_masked
 
 CONFIGS = ("imagenet_columns25_resnet50", "imagenet_columns25_bandnet")
@@ -64,9 +65,8 @@ def minutes(work, images, machine, peak):
 
 
 def analyse(name):
-    config = json.loads(
-        importlib.import_module(f"configs.{name}").get_config().to_json()
-    )
+    made = importlib.import_module(f"configs.{name}").get_config()
+    config = to_json(from_json(json.loads(made.to_json())))
     settings, ablation = config["train"], ablation_from_json(config["ablation"])
     classifier = models.build(
         config["model"], ablation=ablation, image_shape=SHAPE, num_classes=NUM_CLASSES

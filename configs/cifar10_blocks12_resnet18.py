@@ -7,13 +7,26 @@ A training step costs what it costs for columns (0.43 TFLOP); scoring an image t
 1,024 passes instead of 32.
 """
 
-from configs import cifar10_columns4_resnet18
+from dsmooth_jax.config import template
 
 
 def get_config():
-    config = cifar10_columns4_resnet18.get_config()
-    config.ablation = {"kind": "Blocks", "height": 12, "width": 12, "stride": 1}
+    config = template()
+    config.data.name = "cifar10"
     # 5,000 validation images would take 5 million passes each time.
     config.data.num_validation = 1000
+    config.ablation.kind = "Blocks"
+    config.ablation.height = 12
+    config.ablation.width = 12
+    config.ablation.stride = 1
+    config.model.name = "resnet18"
+    config.model.stem = "cifar"
+    config.train.epochs = 350
+    config.train.optimizer.name = "sgd"
+    config.train.optimizer.learning_rate = 0.1
+    config.train.optimizer.schedule = "piecewise"
+    config.train.optimizer.boundaries = (150, 250)
+    config.train.augment.shift = 4
+    config.train.augment.flip = True
     config.validation.every_epochs = 50
     return config

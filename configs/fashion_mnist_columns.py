@@ -15,7 +15,7 @@ from configs import mnist5k_columns
 
 def get_config():
     config = mnist5k_columns.get_config()
-    config.data = {"name": "fashion_mnist", "num_validation": 5000}
+    config.data.name = "fashion_mnist"
     config.ablation.width = 3
     config.train.epochs = 40
     config.train.augment.flip = True

@@ -8,17 +8,27 @@ certified accuracy at a patch of 2 %. docs/scaling.md has the arithmetic: an ima
 certified by one pass instead of 299.
 """
 
-from configs import imagenet_columns25_resnet50
+from dsmooth_jax.config import template
 
 
 def get_config():
-    config = imagenet_columns25_resnet50.get_config()
-    config.model = {"name": "bandnet", "width": 64, "depth": 6, "crops": 4}
+    config = template()
+    config.data.name = "imagenet2012"
+    config.data.num_validation = 1000
+    # The labels of its test images are secret.
+    config.data.test_split = "validation"
+    config.data.size = (299, 299)
+    config.data.channels = 3
+    config.ablation.width = 25
+    config.ablation.stride = 1
+    config.model.width = 64
+    config.model.depth = 6
+    config.model.crops = 4
+    config.train.epochs = 60
     config.train.batch_size = 256
-    config.train.optimizer.name = "adamw"
-    config.train.optimizer.learning_rate = 1e-3
     config.train.optimizer.weight_decay = 5e-2
-    config.train.optimizer.schedule = "cosine"
     config.train.optimizer.warmup_epochs = 2.0
-    config.train.optimizer.boundaries = ()
+    config.train.augment.flip = True
+    config.validation.every_epochs = 10
+    config.validation.patch = (42, 42)
     return config

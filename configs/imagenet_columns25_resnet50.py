@@ -9,24 +9,28 @@ others). docs/scaling.md has the arithmetic. The data source resizes to 299 x 29
 that is the image that the attacker sees; certify.py says so.
 """
 
-from configs import cifar10_columns4_resnet18
+from dsmooth_jax.config import template
 
 
 def get_config():
-    config = cifar10_columns4_resnet18.get_config()
-    config.data = {
-        "name": "imagenet2012",
-        "num_validation": 1000,
-        "test_split": "validation",  # the labels of its test images are secret
-        "size": (299, 299),
-        "channels": 3,
-    }
+    config = template()
+    config.data.name = "imagenet2012"
+    config.data.num_validation = 1000
+    # The labels of its test images are secret.
+    config.data.test_split = "validation"
+    config.data.size = (299, 299)
+    config.data.channels = 3
     config.ablation.width = 25
-    config.model = {"name": "resnet50", "stem": "imagenet"}
+    config.ablation.stride = 1
+    config.model.name = "resnet50"
+    config.model.stem = "imagenet"
     config.train.epochs = 60
     config.train.batch_size = 196
+    config.train.optimizer.name = "sgd"
+    config.train.optimizer.learning_rate = 0.1
+    config.train.optimizer.schedule = "piecewise"
     config.train.optimizer.boundaries = (20, 40)
-    config.train.augment.shift = 0
+    config.train.augment.flip = True
     # 1,000 images take 299,000 passes each time.
     config.validation.every_epochs = 10
     config.validation.patch = (42, 42)

@@ -3,14 +3,17 @@
 python train.py --config=configs/mnist5k_columns_small_cnn.py --workdir=runs/small_cnn
 """
 
-from configs import mnist5k_columns
+from dsmooth_jax.config import template
 
 
 def get_config():
-    config = mnist5k_columns.get_config()
-    config.model = {"name": "small_cnn"}
+    config = template()
+    config.ablation.width = 2
+    config.ablation.stride = 1
+    config.model.name = "small_cnn"
+    config.train.epochs = 150
     config.train.optimizer.learning_rate = 1e-3
-    config.train.optimizer.weight_decay = 5e-4
-    config.train.optimizer.warmup_epochs = 0.0
+    config.train.augment.shift = 2
     config.validation.every_epochs = 10
+    config.validation.patch = (3, 3)
     return config

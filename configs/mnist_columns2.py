@@ -8,17 +8,19 @@ where). Not run here: somebody else's run of the paper's method reports 96.5 % c
 network on the 5,000 images that need no download.
 """
 
-from configs import cifar10_columns4_resnet18
+from dsmooth_jax.config import template
 
 
 def get_config():
-    config = cifar10_columns4_resnet18.get_config()
+    config = template()
     config.data.name = "mnist"
     config.ablation.width = 2
-    config.model = {"name": "small_cnn"}
+    config.ablation.stride = 1
+    config.model.name = "small_cnn"
     config.train.epochs = 400
+    config.train.optimizer.name = "sgd"
     config.train.optimizer.learning_rate = 0.01
+    config.train.optimizer.schedule = "piecewise"
     config.train.optimizer.boundaries = (200,)
-    config.train.augment.shift = 0
-    config.train.augment.flip = False
+    config.validation.every_epochs = 10
     return config

@@ -102,8 +102,12 @@ def peer_flags() -> dict[str, Any]:
     }
 
 
-def run(program: str, main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs main, and says in one line what a user did wrong."""
+def run(
+    program: str,
+    main: Callable[[list[str]], None],
+    check: Callable[[list[str]], None] = lambda argv: None,
+) -> None:
+    """Checks and parses the flags, runs main, and says in one line what was wrong."""
     logging.set_verbosity(logging.WARNING)
     # A path that is not UTF-8, or a terminal that is ASCII, must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -111,7 +115,10 @@ def run(program: str, main: Callable[[list[str]], None]) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         with _errors_in_one_line(program):
-            return app.parse_flags_with_usage(argv)
+            check(argv)
+            # A shell expands no ~ behind a =.
+            home = [re.sub(r"(?<=^--config=)~(?=/)", _home, one) for one in argv]
+            return app.parse_flags_with_usage(home)
 
     def checked_main(argv: list[str]) -> None:
         with _errors_in_one_line(program):
@@ -120,6 +127,10 @@ def run(program: str, main: Callable[[list[str]], None]) -> None:
             main(argv)
 
     app.run(checked_main, flags_parser=parse)
+
+
+def _home(_: object) -> str:
+    return str(user_path("--config", "~"))
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:

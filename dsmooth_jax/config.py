@@ -8,8 +8,11 @@ name. `to_json` is one form for all: what has no value of its own is left out th
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ml_collections import config_dict
 
 from dsmooth_jax import models
 from dsmooth_jax.augment import AugmentConfig
@@ -207,6 +210,18 @@ def canonical(record: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"model": _plain({**defaults, **plain["model"]})}
 
 
+def check_flags(argv: Sequence[str]) -> None:
+    """Raises ValueError for a flag --config.NAME of no setting; it says the nearest."""
+    known = set(_paths(Config, ""))
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if match and not any(f"{key}.".startswith(f"{match[1]}.") for key in known):
+            raise ValueError(
+                f"--config.{match[1]}: there is no such setting; the nearest is "
+                f"--config.{nearest_key(match[1])}"
+            )
+
+
 def nearest_key(path: str) -> str:
     """The dotted name of a setting that is most like the given one.
 
@@ -255,3 +270,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def template() -> config_dict.ConfigDict:
+    """Every setting at its default, to be changed by files in configs/ and by flags."""
+    return _template(Config())
+
+
+def _template(value: Any) -> config_dict.ConfigDict:
+    made = config_dict.ConfigDict()
+    for field in dataclasses.fields(value):
+        one = getattr(value, field.name)
+        if dataclasses.is_dataclass(one):
+            made[field.name] = _template(one)
+        elif one is None:
+            made[field.name] = config_dict.placeholder(_kind(field.type))
+        else:
+            made[field.name] = one
+    return made
+
+
+def _kind(annotation: Any) -> type:
+    """What a setting is that may be None, for the parser of flags."""
+    (kind,) = (kind for kind in annotation.__args__ if kind is not type(None))
+    return kind if isinstance(kind, type) else tuple

@@ -820,7 +820,7 @@ COMMANDS = {
     "train, no flag but a word": ([*TRAIN, "fast"], ["'fast'", "--help"]),
     "train, config typo": (
         [*TRAIN, "--config.train.epoch=3"],
-        ["'epoch'", 'Did you mean "epochs"'],
+        ["--config.train.epoch:", "nearest is --config.train.epochs"],
     ),
     "train, config value": ([*TRAIN, "--config.train.epochs=many"], ["epochs", "many"]),
     "train, config missing": (

@@ -11,7 +11,7 @@ from dsmooth_jax import cli
     [
         ("5x5", ["5x5"]),
         (" 2X8 , 2x8,8x2", ["2x8", "8x2"]),  # each once, in the order given
-        ("4%,50%", ["6x6", "20x20"]),
+        ("4%,50%", ["6x6", "21x21"]),
         ("0.1%", ["1x1"]),
         ("squares", [f"{m}x{m}" for m in range(1, 29)]),
         ("3x3,squares", ["3x3", "1x1", "2x2", *(f"{m}x{m}" for m in range(4, 29))]),

@@ -14,6 +14,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import masking, models, optimizers, training
 from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.optimizers import OptimizerConfig
 
@@ -358,7 +359,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     """No config can rot: real shapes are traced, and one step of batch 2 is run."""
     module = importlib.import_module(f"configs.{name}")
     assert f"--config=configs/{name}.py" in module.__doc__
-    config = json.loads(module.get_config().to_json())
+    config = to_json(from_json(json.loads(module.get_config().to_json())))
     grey = dict.fromkeys(("mnist5k", "mnist", "fashion_mnist"), (28, 28, 1))
     shapes = {**grey, "cifar10": (32, 32, 3), "imagenet2012": (299, 299, 3)}
     shape = shapes[config["data"]["name"]]

@@ -70,7 +70,7 @@ def build(
         if key not in takes:
             raise ValueError(
                 f"model.{key}={value!r} is no setting of {name}, which takes "
-                f"{', '.join(takes) or 'none'}; leave it out (None)"
+                f"{', '.join(takes) or 'none'}; begin with a config of that network"
             )
     if name == "bandnet":
         return bandnet(
