@@ -109,7 +109,7 @@ def train(config, workdir):
     )
     image_size = train_set.image_shape[:2]
     train_step = make_step(config, classifier, optimizer, image_size)
-    touched = touched_by(config["validation"], config["ablation"], image_size)
+    touched = sets_for(config["validation"], config["ablation"], image_size)
     init_key, step_key = jax.random.split(jax.random.key(config["seed"]))
     given = None
     if settings["init_from"]:
@@ -173,16 +173,17 @@ def make_step(config, classifier, optimizer, image_size):
     """The pure train_step that a config describes."""
     settings = config["train"]
     loss = losses.LossConfig(**settings["loss"])
-    touched = None
-    if loss.name == "certified_margin":
+    sets = None
+    if loss.name != "cross_entropy":
+        make = ds.design_masks if loss.name == "double_masked" else ds.touched
         ablation = config["ablation"]
-        touched = touched_by(settings["loss"], ablation, image_size, loss.every)
+        sets = sets_for(settings["loss"], ablation, image_size, loss.every, make)
     return training.make_train_step(
         classifier,
         optimizer,
         augment.AugmentConfig(**settings["augment"]),
         loss,
-        touched=touched,
+        sets=sets,
         ema_decay=settings["ema_decay"],
         precision=settings["precision"],
         num_accumulated=settings["num_accumulated"],
@@ -216,12 +217,12 @@ def make_record(config, train_set, validation_set):
     }
 
 
-def touched_by(settings, ablation, image_size, every=1):
-    """The touched sets of the patch that settings name, as ds.touched."""
+def sets_for(settings, ablation, image_size, every=1, make=ds.touched):
+    """The touched sets or the masks, as `make`, of the patch that settings name."""
     ablation = thinned(ablation_from_json(ablation), every)
     patch = ds.Patch(*settings["patch"])
     try:
-        return ds.touched(ablation, patch, image_size)
+        return make(ablation, patch, image_size)
     except ValueError as error:
         part = "train.loss" if "target" in settings else "validation"
         raise ValueError(f"{part}.patch={settings['patch']}: {error}") from None

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from dsmooth_jax.certificate import RULES, Certificate, Rule, certify
+from dsmooth_jax.double_masking import MaskedCertificate
 from dsmooth_jax.types import PerAblation, PerImageFlag
 from dsmooth_jax.voting import (
     GRADES,
@@ -81,11 +82,13 @@ class Evaluation:
         )
 
 
-def evaluate(certificate: Certificate, labels: ArrayLike) -> Evaluation:
+def evaluate(
+    certificate: Certificate | MaskedCertificate, labels: ArrayLike
+) -> Evaluation:
     """Counts right, certified, and certified-but-wrong predictions.
 
     Args:
-      certificate: of N images.
+      certificate: of N images, by votes or by double masking.
       labels: integers [N], 0..K-1.
 
     Returns:
@@ -95,8 +98,10 @@ def evaluate(certificate: Certificate, labels: ArrayLike) -> Evaluation:
       TypeError: labels are not integers.
       ValueError: their number or range does not fit the certificate.
     """
-    num_images, num_classes = certificate.counts.shape
-    truth = check_labels(labels, num_images, num_classes)
+    num_classes = None
+    if isinstance(certificate, Certificate):
+        num_classes = certificate.counts.shape[1]
+    truth = check_labels(labels, len(certificate.prediction), num_classes)
     return tally(certificate.prediction == truth, certificate.is_certified)
 
 
@@ -282,8 +287,13 @@ def _choose(
     return max((float(value) for value in candidates), key=goodness)
 
 
-def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:
-    """Returns labels as an array, or raises the error that says what is wrong."""
+def check_labels(
+    labels: ArrayLike, num_images: int, num_classes: int | None
+) -> np.ndarray:
+    """Returns labels as an array, or raises the error that says what is wrong.
+
+    Where the number of classes is not known, None, a label is any class from 0 on.
+    """
     truth = np.asarray(labels)
     if not np.issubdtype(truth.dtype, np.integer):
         raise TypeError(
@@ -292,10 +302,15 @@ def check_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.nda
         )
     if truth.shape != (num_images,):
         raise ValueError(f"labels have shape {truth.shape}; it must be [{num_images}]")
-    if truth.size and not (truth.min() >= 0 and truth.max() < num_classes):
-        worst = int(np.argmax((truth < 0) | (truth >= num_classes)))
-        raise ValueError(
-            f"labels[{worst}] = {truth[worst]} must be in 0..{num_classes - 1}, "
-            f"the {num_classes} classes of the scores"
+    is_class = truth >= 0
+    if num_classes is not None:
+        is_class &= truth < num_classes
+    if not is_class.all():
+        worst = int(is_class.argmin())
+        range_ = (
+            "0 or above"
+            if num_classes is None
+            else f"in 0..{num_classes - 1}, the {num_classes} classes of the scores"
         )
+        raise ValueError(f"labels[{worst}] = {truth[worst]} must be {range_}")
     return truth

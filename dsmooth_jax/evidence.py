@@ -31,7 +31,7 @@ from dsmooth_jax.double_masking import (
     certify_double_masking,
 )
 from dsmooth_jax.duels import check_levels, predict, worst_duels
-from dsmooth_jax.threat import Patch, merge_equal_rows, placements
+from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
 from dsmooth_jax.types import (
     AblationMasks,
     Covering,
@@ -44,6 +44,8 @@ from dsmooth_jax.voting import check_scores
 LEVELS_PER_NAT = 1000
 """`log_levels` counts thousandths of a natural logarithm."""
 
+_MOST_EXACT = 64  # 2,080 pairs
+_MOST_MERGED = 36  # 666 pairs
 _NO_LIMIT = 2**31 - 1
 _CHUNK_ENTRIES = 2**23  # sums held at a time: 32 MiB
 
@@ -77,23 +79,24 @@ def log_levels(scores: ArrayLike, *, floor: float = 1e-4) -> Grades:
     return np.rint(LEVELS_PER_NAT * logs).astype(np.int16)
 
 
-def ablation_masks(touched: ArrayLike) -> AblationMasks:
+def ablation_masks(touched_sets: ArrayLike) -> AblationMasks:
     """The smallest masks for a patch: the touched sets that lie in no other one.
 
     Args:
-      touched: bool [L, P], from `touched`, or unions of its rows for several patches.
+      touched_sets: bool [L, P], from `touched`, or unions of its rows for several
+        patches.
 
     Returns:
-      bool [M, P], M <= L, in the order of touched.
+      bool [M, P], M <= L, in their order.
 
     Raises:
-      TypeError, ValueError: touched is not bool [L, P] with L >= 1.
+      TypeError, ValueError: touched_sets are not bool [L, P] with L >= 1.
 
     >>> ablation_masks(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)).astype(int)
     array([[1, 1, 0],
            [0, 1, 1]])
     """
-    sets = _check_sets("touched", touched)
+    sets = _check_sets("touched_sets", touched_sets)
     sets = merge_equal_rows(sets)[0]
     outside = np.logical_not(sets).astype(np.float32)
     is_kept = np.empty(len(sets), bool)
@@ -138,12 +141,45 @@ def merged_masks(
     return ablation_masks(np.stack(unions))
 
 
-def covering_touched(masks: ArrayLike, touched: ArrayLike) -> Covering:
+def design_masks(
+    ablation: Ablation, patch: Patch, image_size: ImageSize
+) -> AblationMasks:
+    """The masks that a classifier decides by, where they are made for this patch.
+
+    Args:
+      ablation: the ablation.
+      patch: the largest patch to certify, pixels.
+      image_size: (H, W), pixels.
+
+    Returns:
+      bool [M, P]: the touched sets themselves where at most 64 of them are maximal;
+      else the finest `merged_masks` that are at most 36.
+
+    Raises:
+      TypeError, ValueError: as `touched`; two masks that leave no ablation, where the
+        patch is too large to be certified in this way.
+
+    Guarantee:
+      Every set of `touched`, of this patch and of every smaller one, lies in a mask.
+    """
+    masks = ablation_masks(touched(ablation, patch, image_size))
+    if len(masks) > _MOST_EXACT:
+        every = range(_MOST_MERGED, 0, -1)
+        finer = (
+            merged_masks(ablation, patch, image_size, per_axis=per_axis)
+            for per_axis in every
+        )
+        masks = next(merged for merged in finer if len(merged) <= _MOST_MERGED)
+    _refuse_empty_pair(masks)
+    return masks
+
+
+def covering_touched(masks: ArrayLike, touched_sets: ArrayLike) -> Covering:
     """Which masks hold each touched set, wholly.
 
     Args:
       masks: bool [M, P].
-      touched: bool [L, P], of the patch to certify against.
+      touched_sets: bool [L, P], of the patch to certify against.
 
     Returns:
       bool [L, M], as `certify_double_masking` takes it.
@@ -153,13 +189,13 @@ def covering_touched(masks: ArrayLike, touched: ArrayLike) -> Covering:
         mask.
     """
     out = _check_sets("masks", masks)
-    sets = check_touched(touched, out.shape[1])
+    sets = check_touched(touched_sets, out.shape[1])
     covers = sets.astype(np.float32) @ np.logical_not(out).T.astype(np.float32) == 0
     is_bare = ~covers.any(axis=1)
     if is_bare.any():
         raise ValueError(
-            f"touched[{int(is_bare.argmax())}] (and {int(is_bare.sum()) - 1} more) "
-            "lies in no mask; the masks are for a smaller patch, or not for this "
+            f"touched_sets[{int(is_bare.argmax())}] (and {int(is_bare.sum()) - 1} "
+            "more) lies in no mask; the masks are for a smaller patch, or not for this "
             "ablation: make them of these touched sets"
         )
     return covers
@@ -295,20 +331,18 @@ def _check(
             f"masks have shape {out.shape}; it must be [M, {checked.shape[1]}], a "
             "column for each ablation of the levels"
         )
-    pair = empty_pair(out)
-    if pair is not None:
-        raise ValueError(
-            f"masks {pair[0]} and {pair[1]} leave no ablation; the patch is too large "
-            "for these ablations to be certified by double masking"
-        )
+    _refuse_empty_pair(out)
     return checked, ~out, None if limit is None else bound
 
 
-def empty_pair(masks: AblationMasks) -> tuple[int, int] | None:
-    """The first pair of masks that leaves no ablation; None where every one does."""
+def _refuse_empty_pair(masks: np.ndarray) -> None:
     left = np.logical_not(masks).astype(np.float32)
     pairs = np.argwhere(left @ left.T == 0)
-    return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else None
+    if len(pairs):
+        raise ValueError(
+            f"masks {pairs[0, 0]} and {pairs[0, 1]} leave no ablation; the patch is "
+            "too large for these ablations to be certified by double masking"
+        )
 
 
 def _check_sets(name: str, sets: ArrayLike) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""The smoothed classifier: base classifier, ablation and voting in one value."""
+"""The smoothed classifier: base classifier, ablation and decision in one value."""
 
 import dataclasses
 import os
 import pathlib
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -11,10 +12,19 @@ from jaxtyping import Array
 from dsmooth_jax import checkpoint, models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
+from dsmooth_jax.checks import check_choice
+from dsmooth_jax.double_masking import MaskedCertificate, double_masking_predict
+from dsmooth_jax.evidence import (
+    certify_masked,
+    covering_touched,
+    design_masks,
+    log_levels,
+    mask_table,
+)
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import Levels, PerImage, Scores
+from dsmooth_jax.types import AblationMasks, ImageSize, Levels, PerImage, Scores
 from dsmooth_jax.voting import (
     Voting,
     cast_votes,
@@ -23,6 +33,9 @@ from dsmooth_jax.voting import (
     check_voting,
 )
 from dsmooth_jax.wording import counted
+
+Decision = Literal["votes", "double_masking"]
+DECISIONS: tuple[Decision, ...] = ("votes", "double_masking")
 
 BEST = pathlib.Path("checkpoints", "best")
 """Where in a workdir the checkpoint that `load_smoothed` reads lies."""
@@ -35,7 +48,10 @@ class SmoothedClassifier:
     Attributes:
       scores_fn: the base classifier, images [B, H, W, C] -> scores [B, P, K].
       ablation: what each of its P ablations keeps.
-      voting: "threshold", "top_one" or "graded".
+      decision: "votes", or "double_masking", which leaves out what a patch can touch.
+      patch: of double masking, the largest patch that is to be certified: the masks are
+        made for it (`design_masks`), and another one makes another classifier.
+      voting: of votes, "threshold", "top_one" or "graded".
       threshold: least score that is a vote, in (0, 1]; for threshold voting.
       strength: levels per score of graded voting, in [1, 100].
       image_shape: (H, W, C) that the base classifier was made for; others are refused.
@@ -45,6 +61,8 @@ class SmoothedClassifier:
     scores_fn: ScoresFn
     ablation: Ablation
     _: dataclasses.KW_ONLY
+    decision: Decision = "votes"
+    patch: Patch | None = None
     voting: Voting = "threshold"
     threshold: float = 0.3
     strength: float = 5.0
@@ -56,6 +74,13 @@ class SmoothedClassifier:
                 f"scores_fn={self.scores_fn!r} must be a function of images"
             )
         check_ablation(self.ablation)
+        check_choice("decision", self.decision, DECISIONS)
+        if (self.decision == "double_masking") != isinstance(self.patch, Patch):
+            raise ValueError(
+                f"decision={self.decision!r} with patch={self.patch!r}: double masking "
+                "needs the Patch that it is made for, for example ds.Patch(5, 5); "
+                "votes have none"
+            )
         check_voting(self.voting)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
         object.__setattr__(self, "strength", check_strength(self.strength))
@@ -93,8 +118,16 @@ class SmoothedClassifier:
 
         Returns:
           int64 [N], exactly the predictions that `certify` certifies.
+
+        Raises:
+          TypeError, ValueError: as `score`; for double masking, an image too small for
+            the patch.
         """
-        votes, limit = self.vote(self.score(images, batch_size=batch_size))
+        scores = self.score(images, batch_size=batch_size)
+        if self.patch is not None:
+            masks = self._masks(images.shape[1:3])
+            return double_masking_predict(mask_table(log_levels(scores), masks))
+        votes, limit = self.vote(scores)
         return predict_votes(votes, limit=limit)
 
     def certify(
@@ -104,29 +137,48 @@ class SmoothedClassifier:
         *,
         rule: Rule = "placement",
         batch_size: int = 32,
-    ) -> Certificate:
+    ) -> Certificate | MaskedCertificate:
         """Predicts, and certifies the predictions against every placement of the patch.
 
         Args:
           images: [N, H, W, C], floating in [0, 1] or uint8, as the attacker sees them.
           patch: in pixels of these images.
-          rule: "placement" or "margin", as in `dsmooth_jax.certify`.
+          rule: of votes, "placement" or "margin", as in `dsmooth_jax.certify`.
           batch_size: images at a time; it only runs faster or slower.
 
         Returns:
-          A `Certificate`, one entry for each image.
+          A `Certificate`, or for double masking a `MaskedCertificate`, one entry for
+          each image.
 
         Raises:
-          TypeError, ValueError: as `score`, `touched` and `dsmooth_jax.certify`.
+          TypeError, ValueError: as `score`, `touched` and `dsmooth_jax.certify`; for
+            double masking, a patch that is not inside the one it is made for.
 
         Guarantee:
           Where ``is_certified``, no patch of this size, at any place wholly inside the
           image, with any content, changes what `predict` returns on this machine,
           provided that scores_fn keeps its contract (see `dsmooth_jax.check_locality`).
         """
-        votes, limit = self.vote(self.score(images, batch_size=batch_size))
-        sets = touched(self.ablation, patch, images.shape[1:3])
-        return certify(votes, sets, rule=rule, limit=limit)
+        size = images.shape[1:3]
+        sets = touched(self.ablation, patch, size)
+        if self.patch is None:
+            votes, limit = self.vote(self.score(images, batch_size=batch_size))
+            return certify(votes, sets, rule=rule, limit=limit)
+        if rule != "placement":
+            raise ValueError(f"rule={rule!r} is for votes; double masking has none")
+        if patch.height > self.patch.height or patch.width > self.patch.width:
+            raise ValueError(
+                f"patch {patch} is not inside {self.patch}, which the masks of this "
+                "classifier are made for; make one with patch=, which answers otherwise"
+            )
+        masks = self._masks(size)
+        covering = covering_touched(masks, sets)
+        scores = self.score(images, batch_size=batch_size)
+        return certify_masked(log_levels(scores), masks, covering)
+
+    def _masks(self, image_size: ImageSize) -> AblationMasks:
+        assert self.patch is not None
+        return design_masks(self.ablation, self.patch, image_size)
 
 
 def load_smoothed(
@@ -140,8 +192,8 @@ def load_smoothed(
         way; it only runs faster or slower.
 
     Returns:
-      The classifier of the run's best checkpoint on validation data, with the voting
-      chosen there.
+      The classifier of the run's best checkpoint on validation data, with the decision
+      and the voting chosen there.
 
     Raises:
       CheckpointError: nothing is there, or what is there is damaged.
@@ -150,11 +202,19 @@ def load_smoothed(
     return SmoothedClassifier(
         base.scores_fn(variables),
         ablation_from_json(record["ablation"]),
+        **_decision(record),
         voting=record["voting"],
         threshold=record["threshold"],
         strength=record["strength"],
         image_shape=tuple(record["image_shape"]),
     )
+
+
+def _decision(record: dict) -> dict[str, Any]:
+    """What a checkpoint says of the decision; the first ones knew only votes."""
+    if record.get("decision", "votes") == "votes":
+        return {}
+    return {"decision": record["decision"], "patch": Patch(*record["patch"])}
 
 
 def restore_base(

@@ -79,7 +79,7 @@ def make_train_step(
     augment_config: AugmentConfig,
     loss_config: LossConfig | None = None,
     *,
-    touched: Bool[np.ndarray, "L P"] | None = None,
+    sets: Bool[np.ndarray, "L P"] | None = None,
     ema_decay: float = 0.0,
     precision: str = "float32",
     num_accumulated: int = 1,
@@ -95,8 +95,8 @@ def make_train_step(
       optimizer: Optax's.
       augment_config: what is done to the images first.
       loss_config: cross-entropy if None.
-      touched: the touched sets of the loss's patch, in the ablation thinned as the loss
-        says; only a loss on the margin needs them.
+      sets: of the loss's patch, in the ablation thinned as the loss says: the touched
+        sets for a loss on the margin of votes, the masks for one on double masking.
       ema_decay: of the moving average, in [0, 1); for a state that has one.
       precision: "bfloat16" to compute activations and gradients in it; parameters,
         optimiser state, batch statistics and the loss stay float32.
@@ -106,16 +106,18 @@ def make_train_step(
         the random numbers, which each part draws for itself).
 
     Raises:
-      ValueError: a loss on the margin without touched sets; a precision or a number of
+      ValueError: a loss on a margin without its sets; a precision or a number of
         parts that is none; when called, a batch that does not divide.
     """
     check_choice("train.precision", precision, ("float32", "bfloat16"))
     check_count("train.num_accumulated", num_accumulated)
     compute_dtype = jnp.dtype(precision)
     loss_config = loss_config or LossConfig()
-    is_margin = loss_config.name == "certified_margin"
-    if is_margin and touched is None:
-        raise ValueError("touched=None: a loss on the certified margin needs them")
+    is_margin = loss_config.name != "cross_entropy"
+    if is_margin and sets is None:
+        raise ValueError(
+            f"sets=None: loss.name={loss_config.name!r} needs touched sets or masks"
+        )
 
     def loss_fn(params, batch_stats, images, labels, key):
         params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
@@ -124,13 +126,17 @@ def make_train_step(
             logits, batch_stats = classifier.train_all_logits(
                 variables, images, loss_config.every
             )
-            _check_touched(touched, logits, loss_config)
+            _check_sets(sets, logits, loss_config)
         else:
             logits, batch_stats = classifier.train_logits(variables, images, key)
         logits = logits.astype(jnp.float32)
         loss = losses.cross_entropy(logits, labels, loss_config.label_smoothing)
         if is_margin:
-            margins = losses.certified_margin(logits, labels, jnp.asarray(touched))
+            if loss_config.name == "double_masked":
+                margins = losses.masked_margins(logits, labels, jnp.asarray(sets))
+                margins = loss_config.every * margins
+            else:
+                margins = losses.certified_margin(logits, labels, jnp.asarray(sets))
             loss = loss_config.cross_entropy * loss + losses.margin_loss(
                 margins, target=loss_config.target, temperature=loss_config.temperature
             )
@@ -197,9 +203,9 @@ def make_train_step(
     return train_step
 
 
-def _check_touched(touched: Any, logits: Array, loss_config: LossConfig) -> None:
+def _check_sets(sets: Any, logits: Array, loss_config: LossConfig) -> None:
     try:
-        check_touched(touched, logits.shape[1])
+        check_touched(sets, logits.shape[1])
     except ValueError as error:
         every = loss_config.every
         raise ValueError(

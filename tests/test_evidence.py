@@ -250,3 +250,24 @@ def test_what_is_no_mask_is_refused(masks, error, message):
     # Protects the table from masks of other ablations.
     with pytest.raises(error, match=message):
         ds.mask_table(np.zeros((1, 3, 2), np.int16), masks)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "patch", "most"),
+    [
+        (ds.Columns(2), ds.Patch(2, 2), 16),
+        (ds.Columns(1), ds.Patch(1, 1), 36),
+        (ds.Blocks(3), ds.Patch(2, 2), 36),
+    ],
+    ids=str,
+)
+def test_a_classifier_has_masks_for_its_patch_and_all_inside(ablation, patch, most):
+    # Protects the number of pairs, and the cover of every smaller patch.
+    size = (16, 16) if most == 16 else (14, 70)
+    masks = ds.design_masks(ablation, patch, size)
+    assert 1 < len(masks) <= most
+    for inside in itertools.product(
+        *(range(1, n + 1) for n in (patch.height, patch.width))
+    ):
+        sets = ds.touched(ablation, ds.Patch(*inside), size)
+        assert ds.covering_touched(masks, sets).any(axis=1).all()

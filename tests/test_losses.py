@@ -85,7 +85,13 @@ def test_gradients_by_finite_differences():
     def on_votes(logits):
         return losses.cross_entropy(jnp.asarray(logits), labels, 0.1)
 
-    for loss in (on_margin, on_votes):
+    def on_masked(logits):
+        margins = losses.masked_margins(
+            jnp.asarray(logits), labels, jnp.asarray(ds.ablation_masks(touched))
+        )
+        return losses.margin_loss(margins, target=2.0, temperature=4.0)
+
+    for loss in (on_margin, on_votes, on_masked):
         check_grads(loss, (logits,), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
@@ -108,3 +114,56 @@ def test_label_smoothing_is_cross_entropy_with_mixed_targets():
     expected = -(0.8 * own + 0.2 * log_p.mean(-1)).mean()
     found = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.2)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+@is_each_ablation
+def test_the_hard_limit_of_double_masking_is_its_certificate(case):
+    """Margins are above 0 where all pairs of masks say the class, and only there."""
+    ablation, patch, size = case
+    sets = ds.touched(ablation, patch, size)
+    masks = ds.ablation_masks(sets)
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(200, sets.shape[1], 3)).astype(np.float32)
+    logits += np.linspace(0, 4, 200)[:, None, None] * np.eye(3, dtype=np.float32)[1]
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    table = ds.mask_table(ds.log_levels(np.exp(log_p)), masks)
+    found = ds.certify_double_masking(table, ds.covering_touched(masks, sets))
+    labels = jnp.asarray(found.prediction, jnp.int32)
+    margins = np.asarray(
+        losses.masked_margins(jnp.asarray(logits), labels, jnp.asarray(masks))
+    )
+    worst = margins.min(axis=(1, 2))
+    # Levels are rounded: nearer to 0 than their sum can move, either may be.
+    is_clear = np.abs(worst) > 0.001 * sets.shape[1]
+    assert is_clear.mean() > 0.9
+    np.testing.assert_array_equal(
+        (worst > 0)[is_clear], found.is_unanimous[is_clear], strict=True
+    )
+    assert 0.1 < found.is_unanimous.mean() < 0.9
+
+
+def test_masked_margins_against_a_slow_twin():
+    """Loops over pairs and ablations; scores below the floor count as the floor."""
+    rng = np.random.default_rng(5)
+    logits = 5 * rng.normal(size=(2, 5, 3))
+    labels = np.array([2, 0])
+    masks = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0]], bool)
+    margins = losses.masked_margins(
+        jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(masks)
+    )
+    pairs = list(itertools.combinations_with_replacement(range(3), 2))
+    assert margins.shape == (2, len(pairs), 3)
+    for image, (q, (i, j)), rival in itertools.product(
+        range(2), enumerate(pairs), range(3)
+    ):
+        own = labels[image]
+        if rival == own:
+            assert margins[image, q, rival] == np.inf
+            continue
+        total = 0.0
+        for ablation in range(5):
+            if not masks[i, ablation] and not masks[j, ablation]:
+                p = np.exp(logits[image, ablation])
+                p = np.maximum(p / p.sum(), 1e-4)
+                total += np.log(p[own] / p[rival])
+        assert float(margins[image, q, rival]) == pytest.approx(total, abs=1e-3)

@@ -102,3 +102,56 @@ def test_images_and_classifiers_that_do_not_fit_are_refused(without_shape_checks
     with pytest.raises(ValueError, match="returned 6 ablations"):
         other.predict(np.zeros((1, *SHAPE), np.float32))
     assert len(smoothed.predict(jnp.zeros((0, *SHAPE)))) == 0
+
+
+@pytest.mark.parametrize(
+    ("ablation", "patch"),
+    [(ds.Columns(1), ds.Patch(2, 2)), (ds.Rows(1), ds.Patch(1, 1))],
+    ids=str,
+)
+def test_no_patch_that_was_tried_breaks_double_masking(ablation, patch):
+    """The same attack on the other decision; prediction and certificate agree."""
+    rng = np.random.default_rng(0)
+    smoothed = ds.SmoothedClassifier(
+        masked(ablation), ablation, decision="double_masking", patch=patch
+    )
+    images = rng.random((40, *SHAPE), np.float32)
+    found = smoothed.certify(images, patch)
+    assert found.prediction.tolist() == smoothed.predict(images).tolist()
+    assert found.is_certified.any() and not found.is_certified.all()
+    for i in np.flatnonzero(found.is_certified)[:4]:
+        assert not attack(smoothed, images[i], patch, rng, 60)
+    refused = np.flatnonzero(~found.is_certified)[:8]
+    assert any(attack(smoothed, images[i], patch, rng, 60) for i in refused)
+
+
+def test_double_masking_certifies_the_patch_it_is_made_for_and_what_is_inside():
+    """Smaller patches by the same predictions; larger ones and the paper's rule not."""
+    ablation = ds.Columns(1)
+    images = np.random.default_rng(1).random((20, *SHAPE), np.float32)
+    smoothed = ds.SmoothedClassifier(
+        masked(ablation), ablation, decision="double_masking", patch=ds.Patch(2, 2)
+    )
+    whole = smoothed.certify(images, ds.Patch(2, 2))
+    inside = smoothed.certify(images, ds.Patch(1, 1))
+    assert inside.prediction.tolist() == whole.prediction.tolist()
+    assert not (whole.is_certified & ~inside.is_certified).any()
+    for patch in (ds.Patch(3, 2), ds.Patch(2, 3)):
+        with pytest.raises(ValueError, match="is not inside 2x2"):
+            smoothed.certify(images, patch)
+    with pytest.raises(ValueError, match="rule='margin' is for votes"):
+        smoothed.certify(images, ds.Patch(1, 1), rule="margin")
+    huge = ds.SmoothedClassifier(
+        masked(ablation), ablation, decision="double_masking", patch=ds.Patch(4, 4)
+    )
+    with pytest.raises(ValueError, match="the patch is too large"):
+        huge.predict(images)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decision": "double_masking"}, {"patch": ds.Patch(1, 1)}], ids=str
+)
+def test_double_masking_and_its_patch_belong_together(settings):
+    """A decision without its patch would be another classifier."""
+    with pytest.raises(ValueError, match="needs the Patch that it is made for"):
+        ds.SmoothedClassifier(masked(ds.Columns(1)), ds.Columns(1), **settings)

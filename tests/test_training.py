@@ -123,7 +123,7 @@ def margin_step(classifier, ablation, optimizer, every=1, patch=(2, 2)):
             optimizer,
             AugmentConfig(),
             LossConfig("certified_margin", every=every, temperature=1.0, patch=patch),
-            touched=ds.touched(ablation, ds.Patch(*patch), SHAPE[:2]),
+            sets=ds.touched(ablation, ds.Patch(*patch), SHAPE[:2]),
         )
     )
 
@@ -164,7 +164,7 @@ def test_a_loss_on_the_margin_needs_touched_sets():
     optimizer, _ = optimizers.make_optimizer(
         OptimizerConfig(), num_epochs=1, steps_per_epoch=1
     )
-    with pytest.raises(ValueError, match="touched=None"):
+    with pytest.raises(ValueError, match="sets=None"):
         training.make_train_step(
             small_classifier(),
             optimizer,
@@ -384,7 +384,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
         optimizer,
         augment,
         loss,
-        touched=ds.touched(ablation, ds.Patch(*loss.patch), shape[:2]),
+        sets=ds.touched(ablation, ds.Patch(*loss.patch), shape[:2]),
         ema_decay=ema_decay,
         precision=config["train"]["precision"],
         num_accumulated=config["train"]["num_accumulated"],
