@@ -61,6 +61,7 @@ from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masked import MaskedClassifier
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
+from dsmooth_jax.models import load_weights, save_weights
 from dsmooth_jax.questions import (
     certify_several,
     rectangles_of_area,
@@ -134,6 +135,7 @@ __all__ = [
     "graded_votes",
     "largest_certified_patch",
     "load_smoothed",
+    "load_weights",
     "log_levels",
     "mask_labels",
     "mask_table",
@@ -148,6 +150,7 @@ __all__ = [
     "runner_up",
     "save_scores",
     "save_thumbnails",
+    "save_weights",
     "score",
     "square_of_percent",
     "sweep",

@@ -751,6 +751,19 @@ def calls():
         ({"patch": (0, 5)}, ValueError, ["0"]),
     ):
         yield f"losses: {change}", lambda c=change: LossConfig(**c), error, words
+    model = models.small_cnn(image_shape=(*SIZE, 1), num_classes=3)
+    yield (
+        "load_weights: no file",
+        lambda: ds.load_weights("/nowhere/weights.pth", model),
+        FileNotFoundError,
+        ["/nowhere/weights.pth", "is no file"],
+    )
+    yield (
+        "save_weights: another format",
+        lambda: ds.save_weights("/nowhere/weights", {}, format="onnx"),
+        ValueError,
+        ["format='onnx'", "safetensors"],
+    )
     yield (
         "models: no such model",
         lambda: models.build(
