@@ -74,8 +74,8 @@ class ModelConfig:
     """Which network, and what that network takes; None: the network's own default.
 
     Attributes:
-      name: "bandnet", "small_cnn", "resnet18", "resnet34" or "resnet50".
-      width: of bandnet and resnets.
+      name: "bandnet", "cnn", "small_cnn", "resnet18", "resnet34" or "resnet50".
+      width: of bandnet, cnn and resnets.
       stem: of resnets, "cifar" or "imagenet".
       max_width: of bandnet, as are the rest, see `models.bandnet`.
       depth: residual blocks.

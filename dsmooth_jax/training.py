@@ -24,7 +24,7 @@ from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.masking import to_unit
-from dsmooth_jax.models import BaseClassifier, Variables
+from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
 from dsmooth_jax.wording import counted
 
 
@@ -58,7 +58,7 @@ TrainStep = Callable[
 
 
 def init_state(
-    classifier: BaseClassifier,
+    classifier: BaseClassifier | ImageClassifier,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     *,
@@ -74,7 +74,7 @@ def init_state(
 
 
 def make_train_step(
-    classifier: BaseClassifier,
+    classifier: BaseClassifier | ImageClassifier,
     optimizer: optax.GradientTransformation,
     augment_config: AugmentConfig,
     loss_config: LossConfig | None = None,
@@ -88,7 +88,7 @@ def make_train_step(
 
     ``images`` are uint8 or floating [B, H, W, C], ``labels`` integers [B], ``key`` the
     run's (the step's is derived from it). Metrics are "loss" and "accuracy", means over
-    the ablated images of the batch, scalars on the device.
+    the images of the batch, ablated or partly hidden, scalars on the device.
 
     Args:
       classifier: what is trained.
@@ -118,11 +118,20 @@ def make_train_step(
         raise ValueError(
             f"sets=None: loss.name={loss_config.name!r} needs touched sets or masks"
         )
+    if is_margin and isinstance(classifier, ImageClassifier):
+        raise ValueError(
+            f"loss.name={loss_config.name!r} is of ablations; with masks of pixels it "
+            "must be 'cross_entropy'"
+        )
 
     def loss_fn(params, batch_stats, images, labels, key):
         params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
         variables = {"params": params, "batch_stats": batch_stats}
-        if is_margin:
+        if isinstance(classifier, ImageClassifier):
+            logits, batch_stats = classifier.train_logits(
+                variables, images, labels, key
+            )
+        elif is_margin:
             logits, batch_stats = classifier.train_all_logits(
                 variables, images, loss_config.every
             )

@@ -23,9 +23,10 @@ HOST_SIDE += ["provenance", "store", "inquiry", "answers"]
 HOST_SIDE += ["gallery", "explorer", "tables", "drawing", "figures", "maps", "page"]
 HOST_SIDE += ["report", "comparison"]
 DEVICE_SIDE = ["masking", "scoring", "labeling", "masked", "locality"]
-DEVICE_SIDE += ["models.base", "models.resnet"]
+DEVICE_SIDE += ["hiding", "models.base", "models.resnet"]
 DEVICE_SIDE += [
     "models.small_cnn",
+    "models.cnn",
     "models.band_layers",
     "models.bandnet",
     "models.vit",

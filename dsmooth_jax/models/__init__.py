@@ -1,9 +1,10 @@
-"""Base classifiers: networks that score one ablation at a time.
+"""Networks: base classifiers of ablations, and classifiers of images with parts hidden.
 
-`build` makes one from the plain JSON that a checkpoint carries. The networks are Flax
-NNX modules (`resnet`, `small_cnn`, `bandnet`, `vit`, `efficientnet_lite`); `base` turns
-them into functions of plain dicts, which is all that the rest of the package sees.
-`weights` reads and writes what other libraries save.
+`build` and `build_image_classifier` make them from the plain JSON that a checkpoint
+carries. The networks are Flax NNX modules (`resnet`, `small_cnn`, `cnn`, `bandnet`,
+`vit`, `efficientnet_lite`); `base` turns them into functions of plain dicts, which is
+all that the rest of the package sees. `weights` reads and writes what other libraries
+save.
 """
 
 import inspect
@@ -11,14 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.hiding import HidingConfig
 from dsmooth_jax.models.bandnet import bandnet
 from dsmooth_jax.models.base import (
     BaseClassifier,
+    ImageClassifier,
     Network,
     Variables,
+    image_classifier,
     masked_classifier,
     network,
 )
+from dsmooth_jax.models.cnn import cnn
 from dsmooth_jax.models.efficientnet_lite import efficientnet_lite0
 from dsmooth_jax.models.resnet import resnet
 from dsmooth_jax.models.small_cnn import small_cnn
@@ -27,12 +32,16 @@ from dsmooth_jax.models.weights import load_weights, save_weights
 
 __all__ = [
     "BaseClassifier",
+    "ImageClassifier",
     "Network",
     "Variables",
     "ViTConfig",
     "bandnet",
     "build",
+    "build_image_classifier",
+    "cnn",
     "efficientnet_lite0",
+    "image_classifier",
     "load_weights",
     "masked_classifier",
     "network",
@@ -59,6 +68,7 @@ def build(
         {"name": "resnet18", "stem": "cifar"}: "resnet18", "resnet34" or "resnet50",
           stem "cifar" or "imagenet", and optionally "width" (64);
         {"name": "small_cnn"},
+        {"name": "cnn"} and optionally "width" (64),
         {"name": "efficientnet_lite0"},
         {"name": "vit", "size": "small", "patch": 16}: "tiny", "small", "base" or
           "large", or [features, blocks, heads]; and optionally "resize" (None) to
@@ -76,46 +86,82 @@ def build(
       ValueError: the name or a key is unknown, a key is missing, or a value is out of
         range.
     """
-    settings = {key: value for key, value in spec.items() if key != "name"}
-    name = spec.get("name")
-    takes = options(name)
-    for key, value in settings.items():
-        if key not in takes:
-            raise ValueError(
-                f"model.{key}={value!r} is no setting of {name}, which takes "
-                f"{', '.join(takes) or 'none'}; begin with a config of that network"
-            )
-    if name == "bandnet":
+    if spec.get("name") == "bandnet":
         return bandnet(
-            ablation, image_shape=image_shape, num_classes=num_classes, **settings
+            ablation,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            **_settings(spec),
         )
+    net = _build_network(spec, ablation, image_shape, num_classes)
+    return masked_classifier(net, ablation, chunk_size=chunk_size)
+
+
+def build_image_classifier(
+    spec: Mapping[str, Any],
+    hiding: HidingConfig,
+    *,
+    image_shape: Sequence[int],
+    num_classes: int,
+) -> ImageClassifier:
+    """The classifier of whole images, with parts hidden, that `spec` describes.
+
+    Args:
+      spec: as of `build`, of any network but "bandnet".
+      hiding: what is hidden in training.
+      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      num_classes: K.
+
+    Raises:
+      ValueError: as `build`; "bandnet", which sees no whole image.
+    """
+    if spec.get("name") == "bandnet":
+        raise ValueError(
+            "model.name='bandnet' reads windows, one by one; masks of pixels need a "
+            "network of whole images, for example 'cnn'"
+        )
+    net = _build_network(spec, None, image_shape, num_classes)
+    return image_classifier(net, hiding)
+
+
+def _build_network(
+    spec: Mapping[str, Any],
+    ablation: Ablation | None,
+    image_shape: Sequence[int],
+    num_classes: int,
+) -> Network:
+    name, settings = spec.get("name"), _settings(spec)
+    task: Any = {"image_shape": image_shape, "num_classes": num_classes}
     if name == "small_cnn":
-        net = small_cnn(image_shape=image_shape, num_classes=num_classes)
-    elif name == "efficientnet_lite0":
-        net = efficientnet_lite0(image_shape=image_shape, num_classes=num_classes)
-    elif name == "vit":
+        return small_cnn(**task)
+    if name == "cnn":
+        return cnn(**task, **settings)
+    if name == "efficientnet_lite0":
+        return efficientnet_lite0(**task)
+    if name == "vit":
         if "patch" not in settings:
             raise ValueError(
                 "vit needs model.patch, the side of a token, for example 16"
             )
         resize = settings.pop("resize", None)
-        net = vit(
-            ViTConfig(**settings),
-            ablation,
-            image_shape=image_shape,
-            num_classes=num_classes,
-            resize=resize,
-        )
-    else:
-        if "stem" not in settings:
-            raise ValueError(f"{name} needs model.stem, 'cifar' or 'imagenet'")
-        net = resnet(
-            int(str(name).removeprefix("resnet")),
-            image_shape=image_shape,
-            num_classes=num_classes,
-            **settings,
-        )
-    return masked_classifier(net, ablation, chunk_size=chunk_size)
+        return vit(ViTConfig(**settings), ablation, resize=resize, **task)
+    if "stem" not in settings:
+        raise ValueError(f"{name} needs model.stem, 'cifar' or 'imagenet'")
+    return resnet(int(str(name).removeprefix("resnet")), **task, **settings)
+
+
+def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a spec sets, all of it known to its network."""
+    settings = {key: value for key, value in spec.items() if key != "name"}
+    takes = options(spec.get("name"))
+    for key, value in settings.items():
+        if key not in takes:
+            raise ValueError(
+                f"model.{key}={value!r} is no setting of {spec.get('name')}, which "
+                f"takes {', '.join(takes) or 'none'}; begin with a config of that "
+                "network"
+            )
+    return settings
 
 
 def options(name: Any) -> dict[str, Any]:
@@ -124,7 +170,11 @@ def options(name: Any) -> dict[str, Any]:
     Raises:
       ValueError: there is no such network; the message lists them.
     """
-    makers: dict[Any, Any] = {"bandnet": bandnet, "small_cnn": small_cnn}
+    makers: dict[Any, Any] = {
+        "bandnet": bandnet,
+        "cnn": cnn,
+        "small_cnn": small_cnn,
+    }
     makers |= {f"resnet{depth}": resnet for depth in (18, 34, 50)}
     makers |= {"vit": vit, "efficientnet_lite0": efficientnet_lite0}
     if name not in makers:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dsmooth_jax import masking, scoring
 from dsmooth_jax.ablation import Ablation, thinned
+from dsmooth_jax.hiding import HidingConfig, draw_hidden
 
 Variables = dict[str, Any]
 """{"params": {...}, "batch_stats": {...}}: nested dicts of arrays, nothing of Flax.
@@ -69,6 +70,26 @@ class BaseClassifier:
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
     train_all_logits: Callable[[Variables, Array, int], tuple[Array, dict[str, Any]]]
     scores_fn: Callable[[Variables], Callable[[Array], Array]]
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """What training and certification under masks of pixels need to know of a model.
+
+    Attributes:
+      init: key -> variables (outside `jax.jit`, see `Network`).
+      train_logits: (variables, images [B, H, W, C] float32 in [0, 1], labels [B], key)
+        -> (logits [B, 1, K], batch_stats): of each image with windows hidden at random,
+        and the updated batch statistics.
+      logits_fn: variables -> a function of NULL-encoded images [B, H, W, 2C] that
+        returns logits [B, K], in evaluation mode, as `mask_labels` takes it.
+    """
+
+    init: Callable[[Array], Variables]
+    train_logits: Callable[
+        [Variables, Array, Array, Array], tuple[Array, dict[str, Any]]
+    ]
+    logits_fn: Callable[[Variables], Callable[[Array], Array]]
 
 
 def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
@@ -158,6 +179,45 @@ def masked_classifier(
         return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)
 
     return BaseClassifier(network.init, train_logits, train_all_logits, scores_fn)
+
+
+def image_classifier(network: Network, hiding: HidingConfig) -> ImageClassifier:
+    """A classifier of whole images that learns with windows of them hidden.
+
+    Args:
+      network: maps NULL-encoded images [M, H, W, 2C] to logits [M, K].
+      hiding: what is hidden in training. Where the worst of several is taken, that is
+        the one of the largest cross-entropy in a pass of all of them.
+    """
+
+    def train_logits(
+        variables: Variables,
+        images: Float[Array, "B H W C"],
+        labels: Int[Array, " B"],
+        key: Key[Array, ""],
+    ) -> tuple[Float[Array, "B 1 K"], dict[str, Any]]:
+        hidden = draw_hidden(key, hiding, len(images), images.shape[1:3])
+        inputs = jnp.where(
+            hidden[..., None], jnp.float32(0), masking.encode(images)[None]
+        )  # [n, B, H, W, 2C]
+        if hiding.worst_of == 1:
+            worst = inputs[0]
+        else:
+            logits, _ = network.train_logits(
+                variables, inputs.reshape(-1, *inputs.shape[2:])
+            )
+            logits = logits.astype(jnp.float32).reshape(*inputs.shape[:2], -1)
+            own = jnp.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
+            loss = jax.nn.logsumexp(logits, axis=2) - own  # [n, B]
+            chosen = jax.lax.stop_gradient(loss.argmax(axis=0))
+            worst = inputs[chosen, jnp.arange(len(images))]
+        logits, batch_stats = network.train_logits(variables, worst)
+        return logits[:, None, :], batch_stats
+
+    def logits_fn(variables: Variables) -> Callable[[Array], Array]:
+        return Partial(network.logits, variables)
+
+    return ImageClassifier(network.init, train_logits, logits_fn)
 
 
 def check_task(image_shape: Sequence[int], num_classes: int) -> None:
