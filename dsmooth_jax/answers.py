@@ -308,5 +308,5 @@ def _doubtful(
     name = {"threshold": "threshold", "graded": "strength"}.get(voting)
     if name is None:
         return None
-    setting = {name: question.setting(voting)}
+    setting: dict[str, Any] = {name: question.setting(voting)}
     return uncertain_votes(scores, question.tolerance, **setting)

@@ -155,6 +155,7 @@ def largest_certified_patch(
     *,
     rule: Rule = "placement",
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> PerImage:
     """Finds the largest square patch against which each prediction is certified.
 
@@ -164,6 +165,7 @@ def largest_certified_patch(
       image_size: (H, W), pixels.
       rule: as in `certify`.
       limit: as in `certify`.
+      uncertain: as in `certify`.
 
     Returns:
       int64 [N], the side in pixels, 0 where not even one pixel is certified.
@@ -176,7 +178,7 @@ def largest_certified_patch(
     """
     check_ablation(ablation)
     votes = np.asarray(votes)
-    check_levels(votes, limit)
+    doubt = check_uncertain(uncertain, check_levels(votes, limit)[0].shape)
     check_num_ablations("votes", votes.shape[1], ablation, image_size)
     # A larger square touches a superset, so each image's answer is found by bisection.
     side = np.zeros(len(votes), np.int64)  # certified
@@ -186,7 +188,13 @@ def largest_certified_patch(
         for m in np.unique(middle[is_open]).tolist():
             asked = np.flatnonzero(is_open & (middle == m))
             sets = touched_sets(ablation, Patch(m, m), image_size)
-            certificate = certify(votes[asked], sets, rule=rule, limit=limit)
+            certificate = certify(
+                votes[asked],
+                sets,
+                rule=rule,
+                limit=limit,
+                uncertain=None if doubt is None else doubt[asked],
+            )
             side[asked[certificate.is_certified]] = m
             refused[asked[~certificate.is_certified]] = m
     return side

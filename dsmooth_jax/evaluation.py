@@ -17,6 +17,7 @@ from dsmooth_jax.types import PerAblation, PerImageFlag
 from dsmooth_jax.voting import (
     GRADES,
     Voting,
+    cast_doubts,
     cast_votes,
     check_scores,
     graded_votes,
@@ -169,6 +170,7 @@ def sweep(
     thresholds: Sequence[float] = (),
     strengths: Sequence[float] = (),
     rules: Sequence[Rule] = RULES,
+    tolerance: float = 0.0,
 ) -> dict[tuple[Voting, float, Hashable, Rule], Evaluation]:
     """Evaluates every setting of every voting against every attack, by every rule.
 
@@ -179,6 +181,8 @@ def sweep(
       thresholds: settings of threshold votes.
       strengths: settings of graded votes.
       rules: of `certify`.
+      tolerance: votes that scores this close would cast otherwise count for the
+        attacker.
 
     Returns:
       {(voting, setting, name of the attack, rule): evaluation}.
@@ -191,10 +195,14 @@ def sweep(
     settings = [("threshold", value) for value in thresholds]
     settings += [("graded", value) for value in strengths]
     for voting, value in settings:
-        votes, limit = cast_votes(scores, voting, threshold=value, strength=value)
+        setting = {"threshold": value, "strength": value}
+        votes, limit = cast_votes(scores, voting, **setting)
+        doubt = cast_doubts(scores, voting, tolerance, **setting)
         for name, sets in touched.items():
             for rule in rules:
-                certificate = certify(votes, sets, rule=rule, limit=limit)
+                certificate = certify(
+                    votes, sets, rule=rule, limit=limit, uncertain=doubt
+                )
                 found[voting, value, name, rule] = evaluate(certificate, labels)
     return found
 

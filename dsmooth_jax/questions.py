@@ -16,8 +16,10 @@ from dsmooth_jax.ablation import (
 )
 from dsmooth_jax.certificate import (
     Certificate,
+    bounds,
     certify,
     check_touched,
+    check_uncertain,
     concatenate,
 )
 from dsmooth_jax.checks import check_count, check_image_size
@@ -130,6 +132,7 @@ def certify_several(
     num_patches: int,
     *,
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> tuple[Certificate, bool]:
     """Certifies against several patches at once, each wherever the attacker likes.
 
@@ -139,6 +142,7 @@ def certify_several(
         pass `touched_by_any` for several kinds.
       num_patches: k, >= 1.
       limit: as in `certify`.
+      uncertain: as in `certify`.
 
     Returns:
       (certificate, is_exact). Where L^k is small enough, the placement rule over all
@@ -155,6 +159,7 @@ def certify_several(
     votes = np.asarray(votes)
     levels, checked_limit, is_votes = check_levels(votes, limit)
     sets = check_touched(touched, levels.shape[1])
+    doubt = check_uncertain(uncertain, levels.shape)
     check_count("num_patches", num_patches)
     unions = sets
     for _ in range(num_patches - 1):
@@ -163,13 +168,14 @@ def certify_several(
         pairs = unions[:, None] | sets[None]
         unions = merge_equal_rows(pairs.reshape(-1, sets.shape[1]))[0]
     else:
-        return certify(votes, unions, limit=limit), True
+        return certify(votes, unions, limit=limit, uncertain=doubt), True
 
     parts = [certify(votes[:0], sets, limit=limit)]  # so that N = 0 works
     for part in chunks(levels, len(sets)):
         counts = count(levels[part], checked_limit, is_votes)
         chosen = predict(counts)
-        preferences = preference(levels[part], levels[part], chosen, checked_limit)
+        low, high = bounds(levels[part], doubt, part, is_votes)
+        preferences = preference(low, high, chosen, checked_limit)
         total = preferences.sum(axis=1, dtype=np.int64)
         left = after_each_placement(preferences, sets, checked_limit).min(axis=0)
         taken = total - left.astype(np.int64)  # the most that one patch takes
@@ -185,6 +191,7 @@ def vulnerability_map(
     image_size: ImageSize,
     *,
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> tuple[Maps, Maps]:
     """Where an image is vulnerable: the margin at each placement, and who would win.
 
@@ -194,6 +201,7 @@ def vulnerability_map(
       patch: the patch.
       image_size: (H, W), pixels.
       limit: as in `certify`.
+      uncertain: as in `certify`.
 
     Returns:
       (margin, rival), both int64 [N, H - height + 1, W - width + 1], by the patch's
@@ -203,7 +211,9 @@ def vulnerability_map(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, limit)
+    margin, rival, row = _placed_duels(
+        votes, ablation, patch, image_size, limit, uncertain
+    )
     return margin[:, row], rival[:, row]
 
 
@@ -214,6 +224,7 @@ def worst_placement(
     image_size: ImageSize,
     *,
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> tuple[PerImage, PerImage, Corners]:
     """Where one patch does most to each image, and for whom.
 
@@ -223,6 +234,7 @@ def worst_placement(
       patch: the patch.
       image_size: (H, W), pixels.
       limit: as in `certify`.
+      uncertain: as in `certify`.
 
     Returns:
       margin: int64 [N], `certify`'s.
@@ -233,7 +245,9 @@ def worst_placement(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, limit)
+    margin, rival, row = _placed_duels(
+        votes, ablation, patch, image_size, limit, uncertain
+    )
     _, first = np.unique(row, return_index=True)  # where each set is placed first
     corners = np.stack(np.unravel_index(first, row.shape), axis=1)
     worst = margin.argmin(axis=1)  # sets come in the order of their first placement
@@ -249,6 +263,7 @@ def certified_rectangles(
     widths: Sequence[int],
     *,
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> Rectangles:
     """Which rectangles each prediction is certified against.
 
@@ -259,6 +274,7 @@ def certified_rectangles(
       heights: pixels, increasing.
       widths: pixels, increasing.
       limit: as in `certify`.
+      uncertain: as in `certify`.
 
     Returns:
       bool [N, heights, widths].
@@ -274,7 +290,7 @@ def certified_rectangles(
         if not len(sizes) or (np.diff(sizes) <= 0).any():
             raise ValueError(f"{name}={tuple(sizes)} must be sizes that increase")
     votes = np.asarray(votes)
-    check_levels(votes, limit)
+    doubt = check_uncertain(uncertain, check_levels(votes, limit)[0].shape)
     found = np.zeros((len(votes), len(heights), len(widths)), bool)
     windows = ablation.windows(image_size)
     reach = np.zeros(len(votes), np.int64)  # widths[:reach] are certified
@@ -283,7 +299,9 @@ def certified_rectangles(
         if not len(images):
             return images
         sets = touched(ablation, Patch(height, widths[j]), image_size)
-        return images[certify(votes[images], sets, limit=limit).is_certified]
+        doubted = None if doubt is None else doubt[images]
+        certificate = certify(votes[images], sets, limit=limit, uncertain=doubted)
+        return images[certificate.is_certified]
 
     for i, height in enumerate(heights):
         if not i:  # wider, as far as it goes
@@ -311,7 +329,7 @@ def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
       TypeError, ValueError: as `certify`.
     """
     nothing = np.zeros((1, check_levels(votes, limit)[0].shape[1]), bool)
-    return _least_duels(votes, nothing, limit)[1][:, 0]
+    return _least_duels(votes, nothing, limit, None)[1][:, 0]
 
 
 def _placed_duels(
@@ -320,25 +338,28 @@ def _placed_duels(
     patch: Patch,
     image_size: ImageSize,
     limit: int | None,
+    uncertain: ArrayLike | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`_least_duels` of every touched set of a patch, and `placements`' row."""
     sets, row = placements(ablation, patch, image_size)
     levels = check_levels(votes, limit)[0]
     check_num_ablations("votes", levels.shape[1], ablation, image_size)
-    margin, rival = _least_duels(votes, sets, limit)
+    margin, rival = _least_duels(votes, sets, limit, uncertain)
     return margin, rival, row
 
 
 def _least_duels(
-    votes: ArrayLike, sets: Touched, limit: int | None
+    votes: ArrayLike, sets: Touched, limit: int | None, uncertain: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(margin, rival) of the prediction, int64 [N, L], for each touched set alone."""
     levels, checked_limit, is_votes = check_levels(votes, limit)
+    doubt = check_uncertain(uncertain, levels.shape)
     margin = np.empty((len(levels), len(sets)), np.int64)
     rival = np.empty_like(margin)
     for part in chunks(levels, len(sets)):
         chosen = predict(count(levels[part], checked_limit, is_votes))
-        preferences = preference(levels[part], levels[part], chosen, checked_limit)
+        low, high = bounds(levels[part], doubt, part, is_votes)
+        preferences = preference(low, high, chosen, checked_limit)
         left = after_each_placement(preferences, sets, checked_limit)  # [L, n, K]
         margin[part], rival[part] = (x.T for x in least_duel(left, chosen))
     return margin, rival

@@ -9,8 +9,8 @@ import numpy as np
 
 from dsmooth_jax.duels import most_taken, preference, untouched_sums
 
-NUM_REFERENCES = 10
-"""Of more classes than this, only duels with so many strong ones are counted."""
+NUM_STRONG = 10
+"""Of more classes than this, only duels between so many strong ones are all counted."""
 
 
 def best_worst_duels(
@@ -34,7 +34,7 @@ def best_worst_duels(
 
     Returns:
       float64 [L, n, K]: the least duel of each class. For votes, and for levels of at
-      most `NUM_REFERENCES` classes, this is what the best attack reaches; for more
+      most `NUM_STRONG` classes, this is what the best attack reaches; for more
       classes it is an upper bound. Votes whose least duel is tied and lost to a smaller
       index have 1/2 less, so that such a class wins iff it is >= 0. (Levels have not: a
       class that ties a duel can win the election if its rival loses another.)
@@ -42,15 +42,36 @@ def best_worst_duels(
     gained = most_taken(touched, limit)
     if is_votes:
         return _best_of_votes(low, high, touched) + gained
-    classes = np.arange(counts.shape[1])
-    best = np.full((len(touched), *counts.shape), np.inf)
-    # A class that loses to any of these loses: leaving rivals out proves less, soundly.
-    strongest = np.argsort(-counts, axis=1, kind="stable")[:, :NUM_REFERENCES]
-    for rival in strongest.T:
-        against = -untouched_sums(preference(low, high, rival, limit), touched, limit)
-        own = classes == rival[:, None]
-        np.minimum(best, np.where(own, np.inf, against), out=best)
+    # A class that loses to any rival loses: leaving duels out proves less, soundly. All
+    # classes meet the strongest rival; what is strong even then meets the others, too.
+    rivals = np.argsort(-counts, axis=1, kind="stable")[:, :NUM_STRONG]
+    best = _against(low, high, rivals[:, 0], touched, limit)
+    strong = np.argsort(-best.max(axis=0), axis=1, kind="stable")[:, :NUM_STRONG]
+    few = np.concatenate([rivals, strong], axis=1)[:, None]
+    low, high = (np.take_along_axis(levels, few, axis=2) for levels in (low, high))
+    index = np.broadcast_to(strong, (len(touched), *strong.shape))
+    least = np.take_along_axis(best, index, axis=2)
+    num_rivals = rivals.shape[1]
+    for r in range(1, num_rivals):
+        column = np.full(len(rivals), r)
+        duels = _against(low, high, column, touched, limit)[:, :, num_rivals:]
+        duels[:, strong == rivals[:, [r]]] = np.inf
+        np.minimum(least, duels, out=least)
+    np.put_along_axis(best, index, least, axis=2)
     return best + gained
+
+
+def _against(
+    low: np.ndarray,
+    high: np.ndarray,
+    rival: np.ndarray,
+    touched: np.ndarray,
+    limit: int,
+) -> np.ndarray:
+    """float64 [L, n, K]: untouched duels with one class, infinite its own."""
+    duels = untouched_sums(preference(low, high, rival, limit), touched, limit)
+    is_own = np.arange(duels.shape[2]) == rival[:, None]
+    return np.where(is_own, np.inf, -duels.astype(np.float64))
 
 
 def _best_of_votes(
@@ -62,10 +83,6 @@ def _best_of_votes(
     classes = np.arange(kept.shape[2])
     first = kept.argmax(axis=2, keepdims=True)  # of equals the smallest index
     is_first = classes == first
-    rest = np.where(is_first, -np.inf, kept)
-    second = rest.argmax(axis=2, keepdims=True)
-    rival = np.where(is_first, second, first)
-    strongest = np.where(
-        is_first, rest.max(axis=2, keepdims=True), kept.max(axis=2, keepdims=True)
-    )
-    return reached - strongest - (rival < classes) / 2
+    second = np.where(is_first, -np.inf, kept).max(axis=2, keepdims=True)
+    strongest = np.where(is_first, second, kept.max(axis=2, keepdims=True))
+    return reached - strongest - (first < classes) / 2

@@ -26,10 +26,13 @@ from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import AblationMasks, ImageSize, Levels, PerImage, Scores
 from dsmooth_jax.voting import (
+    TOLERANCE,
     Voting,
+    cast_doubts,
     cast_votes,
     check_strength,
     check_threshold,
+    check_tolerance,
     check_voting,
 )
 from dsmooth_jax.wording import counted
@@ -136,6 +139,7 @@ class SmoothedClassifier:
         patch: Patch,
         *,
         rule: Rule = "placement",
+        tolerance: float = TOLERANCE,
         batch_size: int = 32,
     ) -> Certificate | MaskedCertificate:
         """Predicts, and certifies the predictions against every placement of the patch.
@@ -144,6 +148,9 @@ class SmoothedClassifier:
           images: [N, H, W, C], floating in [0, 1] or uint8, as the attacker sees them.
           patch: in pixels of these images.
           rule: of votes, "placement" or "margin", as in `dsmooth_jax.certify`.
+          tolerance: by how much the scores may differ on another machine, or where the
+            attacked image is scored in another batch; votes that this would cast
+            otherwise count for the attacker. 0: for this very program alone.
           batch_size: images at a time; it only runs faster or slower.
 
         Returns:
@@ -156,14 +163,24 @@ class SmoothedClassifier:
 
         Guarantee:
           Where ``is_certified``, no patch of this size, at any place wholly inside the
-          image, with any content, changes what `predict` returns on this machine,
-          provided that scores_fn keeps its contract (see `dsmooth_jax.check_locality`).
+          image, with any content, changes what `predict` returns, here or wherever
+          scores differ by no more than the tolerance, provided that scores_fn keeps its
+          contract (see `dsmooth_jax.check_locality`).
         """
         size = images.shape[1:3]
         sets = touched(self.ablation, patch, size)
+        check_tolerance(tolerance)
         if self.patch is None:
-            votes, limit = self.vote(self.score(images, batch_size=batch_size))
-            return certify(votes, sets, rule=rule, limit=limit)
+            scores = self.score(images, batch_size=batch_size)
+            votes, limit = self.vote(scores)
+            doubt = cast_doubts(
+                scores,
+                self.voting,
+                tolerance,
+                threshold=self.threshold,
+                strength=self.strength,
+            )
+            return certify(votes, sets, rule=rule, limit=limit, uncertain=doubt)
         if rule != "placement":
             raise ValueError(f"rule={rule!r} is for votes; double masking has none")
         if patch.height > self.patch.height or patch.width > self.patch.width:

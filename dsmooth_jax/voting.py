@@ -22,6 +22,13 @@ GRADES = 100
 """The limit of graded votes: what `certify` takes as ``limit`` together with them."""
 
 
+TOLERANCE = 1e-5
+"""By how much a score may differ on another machine, in another batch, on more devices.
+
+What certificates count for the attacker where nothing else is asked; measured in
+docs/proven.md."""
+
+
 def cast_votes(
     scores: ArrayLike, voting: Voting, *, threshold: float = 0.3, strength: float = 5.0
 ) -> tuple[Levels, int | None]:
@@ -39,6 +46,33 @@ def cast_votes(
     if voting == "threshold":
         return threshold_votes(scores, threshold), None
     return top_one_votes(scores), None
+
+
+def cast_doubts(
+    scores: ArrayLike,
+    voting: Voting,
+    tolerance: float,
+    *,
+    threshold: float = 0.3,
+    strength: float = 5.0,
+) -> Votes | None:
+    """Marks what `cast_votes` casts otherwise of scores within the tolerance.
+
+    Returns:
+      bool [N, P, K], as `certify` takes it; None where the tolerance is 0.
+
+    Raises:
+      TypeError, ValueError: as `uncertain_votes`; no such voting.
+    """
+    check_voting(voting)
+    check_tolerance(tolerance)
+    if not tolerance:
+        return None
+    if voting == "graded":
+        return uncertain_votes(scores, tolerance, strength=strength)
+    if voting == "threshold":
+        return uncertain_votes(scores, tolerance, threshold=threshold)
+    return uncertain_votes(scores, tolerance, top_one=True)
 
 
 def threshold_votes(scores: ArrayLike, threshold: float) -> Votes:
@@ -118,30 +152,37 @@ def uncertain_votes(
     *,
     threshold: float | None = None,
     strength: float | None = None,
+    top_one: bool = False,
 ) -> Votes:
     """Marks votes that another machine may cast otherwise, for `certify`'s uncertain.
 
     Args:
       scores: floating [N, P, K].
       tolerance: by how much a score may differ there, 0 <= tolerance < 1.
-      threshold: of threshold votes. Give this or the strength.
+      threshold: of threshold votes. Give this, the strength or top_one.
       strength: of graded votes. A level must not move by more than one, so the
         tolerance must be below 1 / (100 strength).
+      top_one: for top-one votes.
 
     Returns:
       bool [N, P, K], True where some score within the tolerance votes otherwise.
 
     Raises:
       TypeError, ValueError: as `threshold_votes` and `graded_votes`; not exactly one of
-        threshold and strength; a tolerance out of range.
+        threshold, strength and top_one; a tolerance out of range.
     """
     checked = check_scores(scores).astype(np.float64)
-    if (threshold is None) == (strength is None):
+    if (threshold is not None) + (strength is not None) + top_one != 1:
         raise ValueError(
-            f"threshold={threshold!r} and strength={strength!r}: give exactly one"
+            f"threshold={threshold!r}, strength={strength!r} and top_one={top_one!r}: "
+            "give exactly one"
         )
     check_tolerance(tolerance, strength)
     low, high = checked - tolerance, checked + tolerance
+    if top_one:
+        is_possible = high >= low.max(axis=2, keepdims=True)
+        is_close = is_possible.sum(axis=2, keepdims=True) > 1
+        return is_possible & is_close & (tolerance > 0)
     if threshold is not None:
         theta = np.float64(np.float32(check_threshold(threshold)))
         return (low < theta) & (high >= theta)

@@ -204,7 +204,7 @@ def test_alarm_margins_equal_the_slow_twin(table, is_votes, is_doubtful):
         assert tuple(x[i] for x in (*margins, found.rival_margin)) == expected
 
 
-def test_fewer_references_prove_less_and_nothing_false(monkeypatch):
+def test_fewer_duels_prove_less_and_nothing_false(monkeypatch):
     # Protects many classes: leaving duels out only ever grants the attacker more.
     rng = np.random.default_rng(4)
     touched = ds.touched(ds.Columns(2), ds.Patch(1, 1), (1, 9))
@@ -215,7 +215,7 @@ def test_fewer_references_prove_less_and_nothing_false(monkeypatch):
         return found.rival_margin
 
     exact = rivals()
-    monkeypatch.setattr(reach, "NUM_REFERENCES", 2)
+    monkeypatch.setattr(reach, "NUM_STRONG", 2)
     fewer = rivals()
     assert (fewer >= exact).all() and (fewer > exact).any()
     assert (fewer == exact).mean() > 0.8  # the strong ones decide

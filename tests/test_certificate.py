@@ -471,11 +471,18 @@ def test_scores_within_the_tolerance_leave_certified_predictions_alone():
     rng = np.random.default_rng(0)
     touched = ds.touched(ds.Columns(1), ds.Patch(1, 1), (1, 7))
     tolerance, num_certified, num_doubts = 0.0015, 0, 0
-    for setting in ({"threshold": 0.3}, {"strength": 1}, {"strength": 6}):
+    for setting in (
+        {"threshold": 0.3},
+        {"strength": 1},
+        {"strength": 6},
+        {"top_one": True},
+    ):
 
         def cast(scores, setting=setting):
             if "threshold" in setting:
                 return ds.threshold_votes(scores, **setting), None
+            if "top_one" in setting:
+                return ds.top_one_votes(scores), None
             return ds.graded_votes(scores, **setting), ds.GRADES
 
         scores = racing_scores(rng, 200, 7, 3)

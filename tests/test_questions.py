@@ -307,6 +307,43 @@ def test_certified_rectangles_are_those_that_certify_certifies(ablation, size):
             questions.certified_rectangles(table, ablation, size, bad, [1])
 
 
+def test_doubtful_votes_count_in_every_question(monkeypatch):
+    # Protects the default: whatever is asked, what is certified is what certify says.
+    rng = np.random.default_rng(4)
+    num_changed = 0
+    for ablation, size in WIDE[1:]:
+        sets = ds.touched(ablation, ds.Patch(1, 1), size)
+        for table, limit in tables(rng, 20, sets.shape[1], 3):
+            options = {"limit": limit, "uncertain": rng.random(table.shape) < 0.1}
+            unions = np.array([one | other for one in sets for other in sets])
+            expected = ds.certify(table, unions, **options)
+            equal(ds.certify_several(table, sets, 2, **options)[0], expected)
+            with monkeypatch.context() as patched:
+                patched.setattr(questions, "MAX_UNION_ENTRIES", 0)
+                short, _ = ds.certify_several(table, sets, 2, **options)
+                single, _ = ds.certify_several(table, sets, 1, **options)
+            assert (short.margin <= expected.margin).all()
+            assert single.margin.shape == expected.margin.shape
+            for m in range(1, min(size) + 1):
+                patch = ds.Patch(m, m)
+                touched = ds.touched(ablation, patch, size)
+                alone = ds.certify(table, touched, **options)
+                where = (table, ablation, patch, size)
+                maps = ds.vulnerability_map(*where, **options)
+                np.testing.assert_array_equal(maps[0].min(axis=(1, 2)), alone.margin)
+                worst = questions.worst_placement(*where, **options)
+                np.testing.assert_array_equal(worst[0], alone.margin)
+                largest = ds.largest_certified_patch(table, ablation, size, **options)
+                np.testing.assert_array_equal(largest >= m, alone.is_certified)
+                shapes = questions.certified_rectangles(
+                    table, ablation, size, [m], [m], **options
+                )
+                np.testing.assert_array_equal(shapes[:, 0, 0], alone.is_certified)
+                nominal = ds.certify(table, touched, limit=limit)
+                num_changed += int((nominal.margin != alone.margin).sum())
+    assert num_changed > 50
+
+
 def test_maps_and_runners_up_of_no_image():
     # Protects N = 0: maps keep the shape of the image.
     for table, limit in tables(np.random.default_rng(0), 0, 6, 3):

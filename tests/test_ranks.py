@@ -172,13 +172,13 @@ def test_worst_ranks_equal_the_slow_twin(table, kind, is_doubtful):
             assert found[i, m] == slow_rank(*arguments, kind == "one vote")
 
 
-def test_fewer_references_prove_less_and_nothing_false(monkeypatch):
+def test_fewer_duels_prove_less_and_nothing_false(monkeypatch):
     # Protects many classes: leaving duels out only ever grants the attacker more.
     rng = np.random.default_rng(2)
     touched = ds.touched(ds.Columns(2), ds.Patch(1, 1), (1, 16))
     levels = ds.graded_votes(racing_scores(rng, 300, 16, 6), 6)
     exact = ds.worst_rank(levels, touched, limit=ds.GRADES)
-    monkeypatch.setattr(reach, "NUM_REFERENCES", 2)
+    monkeypatch.setattr(reach, "NUM_STRONG", 2)
     fewer = ds.worst_rank(levels, touched, limit=ds.GRADES)
     assert (fewer >= exact).all() and (fewer > exact).any()
     assert (fewer == exact).mean() > 0.9  # the strong ones decide

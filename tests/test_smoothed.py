@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
+from dsmooth_jax.voting import cast_doubts
 
 SHAPE = (6, 7, 1)
 NUM_CLASSES = 3
@@ -90,6 +91,35 @@ def test_what_is_predicted_is_what_is_certified():
                 np.testing.assert_array_equal(found.prediction, predicted)
         votes, _ = smoothed.vote(smoothed.score(images))
         np.testing.assert_array_equal(votes.sum(axis=1).argmax(axis=1), predicted)
+
+
+@pytest.mark.parametrize("voting", ["threshold", "top_one", "graded"])
+def test_certificates_count_scores_that_may_differ_elsewhere(voting):
+    """Scores at the very edge of another vote: certified here alone, not by default."""
+    edge = {"threshold": [0.3, 0.0], "top_one": [0.5, 0.5], "graded": [0.105, 0.1]}
+    scores = np.full((1, 6, 2), edge[voting], np.float32)
+
+    def scores_fn(images):
+        return jnp.broadcast_to(scores, (len(images), 6, 2))
+
+    smoothed = ds.SmoothedClassifier(
+        scores_fn, ds.Columns(1), voting=voting, threshold=0.3, strength=1.0
+    )
+    images, patch = np.zeros((1, 6, 6, 1), np.float32), ds.Patch(1, 1)
+    votes, limit = smoothed.vote(scores)
+    touched = ds.touched(ds.Columns(1), patch, (6, 6))
+    for tolerance in (0, 1e-9, 1e-3, None):
+        given = {} if tolerance is None else {"tolerance": tolerance}
+        found = smoothed.certify(images, patch, **given)
+        doubt = cast_doubts(
+            scores, voting, given.get("tolerance", 1e-5), threshold=0.3, strength=1.0
+        )
+        expected = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        np.testing.assert_array_equal(found.margin, expected.margin)
+    nominal = smoothed.certify(images, patch, tolerance=0)
+    assert nominal.margin > found.margin
+    with pytest.raises(ValueError, match="tolerance=2"):
+        smoothed.certify(images, patch, tolerance=2)
 
 
 def test_images_and_classifiers_that_do_not_fit_are_refused(without_shape_checks):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import dsmooth_jax as ds
-from dsmooth_jax.voting import cast_votes
+from dsmooth_jax.voting import cast_doubts, cast_votes
 
 some_scores = hnp.arrays(
     np.float32,
@@ -211,6 +211,40 @@ def test_a_grade_is_uncertain_iff_a_score_nearby_is_graded_otherwise(
         ]
         assert marked[index] == (len(set(grades)) > 1)
         assert all(abs(grade - nominal) <= 1 for grade in grades)
+
+
+@given(some_scores, st.sampled_from([0.0, 1e-3, 0.05, 0.2]))
+def test_a_top_vote_is_uncertain_iff_scores_nearby_give_it_to_another(
+    scores, tolerance
+):
+    # Protects top-one votes: whoever may be on top is marked, where more than one may.
+    marked = ds.uncertain_votes(scores, tolerance, top_one=True)
+    for index in np.ndindex(scores.shape[:2]):
+        row = scores[index].astype(float)
+        possible = set()
+        for k in range(len(row)):  # k as high as it can be, all others as low
+            moved = row - tolerance
+            moved[k] = row[k] + tolerance
+            if moved[k] >= moved.max() and (tolerance or row.argmax() == k):
+                possible.add(k)
+        expected = possible if len(possible) > 1 else set()
+        assert set(np.flatnonzero(marked[index]).tolist()) == expected
+
+
+def test_doubts_are_cast_by_the_voting_of_this_name():
+    # Protects what is certified by default: each voting's own doubts, none at 0.
+    scores = np.array([[[0.3, 0.30001, 0.5], [0.5, 0.5, 0.0]]], np.float32)
+    settings = {"threshold": 0.3, "strength": 2}
+    for voting, own in (
+        ("threshold", {"threshold": 0.3}),
+        ("graded", {"strength": 2}),
+        ("top_one", {"top_one": True}),
+    ):
+        assert cast_doubts(scores, voting, 0, **settings) is None
+        doubt = cast_doubts(scores, voting, 1e-4, **settings)
+        np.testing.assert_array_equal(doubt, ds.uncertain_votes(scores, 1e-4, **own))
+    with pytest.raises(ValueError, match="tolerance=-1"):
+        cast_doubts(scores, "graded", -1)
 
 
 def test_a_tolerance_of_nothing_leaves_nothing_in_doubt():
