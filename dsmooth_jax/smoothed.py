@@ -167,9 +167,10 @@ class SmoothedClassifier:
           scores differ by no more than the tolerance, provided that scores_fn keeps its
           contract (see `dsmooth_jax.check_locality`).
         """
+        check_tolerance(tolerance)
+        images = check_images(images)
         size = images.shape[1:3]
         sets = touched(self.ablation, patch, size)
-        check_tolerance(tolerance)
         if self.patch is None:
             scores = self.score(images, batch_size=batch_size)
             votes, limit = self.vote(scores)

@@ -270,23 +270,3 @@ def test_chunks_change_no_margin_and_arguments_stay(monkeypatch):
         np.testing.assert_array_equal(one, other)
     empty = ds.certify_with_alarm(votes[:0], sets, alarm_margin=0)
     assert empty.rival_margin.shape == empty.is_detected.shape == (0,)
-
-
-@pytest.mark.usefixtures("without_shape_checks")
-def test_bad_input_to_alarms_is_named():
-    # Protects users: what is wrong, and the remedy.
-    votes, sets = np.ones((2, 3, 3), bool), np.eye(3, dtype=bool)
-    for bad, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match=f"alarm_margin={bad}"):
-            ds.certify_with_alarm(votes, sets, alarm_margin=bad)
-    found = ds.certify_with_alarm(votes, sets, alarm_margin=1)
-    with pytest.raises(ValueError, match="alarm_margin=-2"):
-        found.at(-2)
-    with pytest.raises(ValueError, match=r"labels have shape \(3,\)"):
-        ds.evaluate_alarm(found, np.zeros(3, int))
-    with pytest.raises(ValueError, match="rate=1"):
-        ds.choose_alarm_margin(found.margin, 1)
-    with pytest.raises(ValueError, match="N >= 1"):
-        ds.choose_alarm_margin(found.margin[:0], 0.1)
-    with pytest.raises(TypeError, match="float64"):
-        ds.choose_alarm_margin([0.5], 0.1)

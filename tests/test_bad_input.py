@@ -434,6 +434,49 @@ def calls():
             words,
         )
 
+    # Ranks and alarms.
+    three = np.ones((2, 6, 3), bool)
+    for what, options, error, words in (
+        ("three votes", {"one_vote": True}, ValueError, ["gives 3 votes", "top_one"]),
+        ("floats", {"classes": [[0.5], [1.0]]}, TypeError, ["classes", "float64"]),
+        ("labels", {"classes": [0, 1]}, ValueError, ["(2,)", "labels[:, None]"]),
+        ("class 3", {"classes": [[3], [0]]}, ValueError, ["classes", "3", "0..2"]),
+        ("class -1", {"classes": [[-1], [0]]}, ValueError, ["classes", "-1", "0..2"]),
+        ("limit", {"limit": 3}, ValueError, ["limit=3", "bool"]),
+    ):
+        yield (
+            f"worst_rank: {what}",
+            lambda o=options: ds.worst_rank(three, TOUCHED, **o),
+            error,
+            words,
+        )
+    yield (
+        "worst_rank: one vote of levels",
+        lambda: ds.worst_rank(LEVELS, TOUCHED, limit=100, one_vote=True),
+        ValueError,
+        ["one_vote=True", "leave it out"],
+    )
+    alarmed = ds.certify_with_alarm(VOTES, TOUCHED, alarm_margin=1)
+    for margin, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        for name, call in (
+            ("certify_with_alarm", lambda m: ds.certify_with_alarm(
+                VOTES, TOUCHED, alarm_margin=m)),
+            ("AlarmCertificate.at", alarmed.at),
+        ):  # fmt: skip
+            words = [f"alarm_margin={margin}"]
+            yield f"{name}: {margin}", lambda c=call, m=margin: c(m), error, words
+    for margins, rate, error, words in (
+        (alarmed.margin, 1, ValueError, ["rate=1", "[0, 1)"]),
+        (alarmed.margin[:0], 0.1, ValueError, ["margins", "(0,)", "N >= 1"]),
+        ([0.5], 0.1, TypeError, ["margins", "float64", "integers"]),
+    ):
+        yield (
+            f"choose_alarm_margin: {words}",
+            lambda m=margins, r=rate: ds.choose_alarm_margin(m, r),
+            error,
+            words,
+        )
+
     # Labels.
     for labels, error, words in (
         (LABELS.astype(float), TypeError, ["labels", "float64", "integers"]),
@@ -445,6 +488,7 @@ def calls():
     ):
         for name, call in (
             ("evaluate", lambda x: ds.evaluate(CERTIFICATE, x)),
+            ("evaluate_alarm", lambda x: ds.evaluate_alarm(alarmed, x)),
             ("base_accuracy", lambda x: ds.base_accuracy(SCORES, x)),
             ("choose_threshold", lambda x: ds.choose_threshold(SCORES, x, TOUCHED)),
             ("choose_strength", lambda x: ds.choose_strength(SCORES, x, TOUCHED)),
@@ -796,6 +840,7 @@ def test_bad_input_is_refused_with_a_remedy(call, error, words, without_shape_ch
 def test_every_public_function_has_a_row():
     # Protects the table from functions that it does not know.
     filled_by_us = {"Accuracy", "Certificate", "Evaluation", "ScoreStore", "Ablation"}
+    filled_by_us |= {"AlarmCertificate", "AlarmEvaluation"}
     unchecked = {"ScoreStore.span"}  # arithmetic on a number that `missing` gave
     constants = {"GRADES"}
     wanted = set()

@@ -197,24 +197,3 @@ def test_chunks_change_no_rank_and_arguments_stay(monkeypatch):
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)
     assert ds.worst_rank(votes[:0], sets).shape == (0, 4)
-
-
-@pytest.mark.usefixtures("without_shape_checks")
-def test_bad_input_to_worst_rank_is_named():
-    # Protects users: what is wrong, and the remedy.
-    votes, sets = np.ones((2, 3, 3), bool), np.eye(3, dtype=bool)
-    for error, text, arguments in [
-        (ValueError, "gives 3 votes", {"one_vote": True}),
-        (TypeError, "classes have dtype", {"classes": [[0.5], [1.0]]}),
-        (ValueError, r"labels\[:, None\]", {"classes": [0, 1]}),
-        (ValueError, "classes hold 3", {"classes": [[3], [0]]}),
-        (ValueError, "classes hold -1", {"classes": [[-1], [0]]}),
-        (ValueError, "bool votes have 1", {"limit": 3}),
-        (TypeError, "uncertain has dtype", {"uncertain": votes.astype(int)}),
-    ]:
-        with pytest.raises(error, match=text):
-            ds.worst_rank(votes, sets, **arguments)
-    with pytest.raises(ValueError, match="levels are not spent"):
-        ds.worst_rank(votes.astype(int), sets, limit=1, one_vote=True)
-    with pytest.raises(ValueError, match="column for each ablation"):
-        ds.worst_rank(votes, sets[:, :2])
