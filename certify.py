@@ -21,24 +21,18 @@ import numpy as np
 from absl import flags
 
 import dsmooth_jax as ds
-from dsmooth_jax import (
-    checkpoint,
-    cli,
-    comparison,
-    data,
-    distributed,
-    filling,
-    provenance,
-    report,
-    store,
-    tables,
-)
-from dsmooth_jax.answers import ask
+from dsmooth_jax import data, distributed, distributed_scoring
 from dsmooth_jax.checks import check_count, user_path
-from dsmooth_jax.gallery import choose, load_thumbnails
-from dsmooth_jax.inquiry import Question, attacks_on
+from dsmooth_jax.commands import cli
+from dsmooth_jax.report import comparison, summary
+from dsmooth_jax.report.analysis import analyze
+from dsmooth_jax.report.request import Request, attacks_on
+from dsmooth_jax.report.thumbnails import choose, load_thumbnails
+from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.storage import checkpoint, provenance, score_store
+from dsmooth_jax.training.ownership import check_folder, locked
 from dsmooth_jax.voting import (
     VOTINGS,
     check_strength,
@@ -46,7 +40,6 @@ from dsmooth_jax.voting import (
     check_voting,
 )
 from dsmooth_jax.wording import counted
-from dsmooth_jax.workdir import check_folder, locked
 
 LOCK = "certify.lock"
 SETTINGS = ("voting", "threshold", "strength")
@@ -107,10 +100,10 @@ def main(_):
         compare()
     elif FLAGS.scores:
         scores = ds.open_scores(user_path("--scores", FLAGS.scores))
-        question = ask_for(scores.ablation, scores.image_size, scores.made_by)
+        request = ask_for(scores.ablation, scores.image_size, scores.made_by)
         out = out_folder(scores.path.parent, scores)
         with locked("--out", out, LOCK):
-            answer(scores, question, out)
+            answer(scores, request, out)
     else:
         peers = distributed.Peers(**cli.peer_flags())
         with distributed.session(peers, is_preemptible=False):
@@ -122,7 +115,7 @@ def certify_workdir(workdir):
     """Scores the images of a split, and asks their scores; all processes together."""
     smoothed = ds.load_smoothed(workdir, chunk_size=FLAGS.chunk_size)
     chosen = {name: getattr(smoothed, name) for name in SETTINGS}
-    question = ask_for(smoothed.ablation, smoothed.image_shape[:2], chosen)
+    request = ask_for(smoothed.ablation, smoothed.image_shape[:2], chosen)
     images, record = open_images(workdir, smoothed)
     out = out_folder(workdir / "certify" / FLAGS.split)
     is_new = FLAGS.overwrite or not (out / "scores" / "manifest.json").exists()
@@ -138,14 +131,14 @@ def certify_workdir(workdir):
     with locked("--out", out, LOCK):
         scores = score_images(workdir, smoothed, images, record, out)
         if distributed.is_first():
-            answer(ds.open_scores(scores), question, out)
+            answer(ds.open_scores(scores), request, out)
 
 
 def ask_for(ablation, image_size, chosen):
     """What is asked, by flags and by what was chosen in training; all is checked."""
     votings = (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded")
     saved = chosen.get("voting", "threshold")
-    return Question(
+    return Request(
         attacks_on(
             ablation,
             image_size,
@@ -156,7 +149,7 @@ def ask_for(ablation, image_size, chosen):
         votings,
         FLAGS.threshold or chosen.get("threshold", 0.3),
         FLAGS.strength or chosen.get("strength", 5.0),
-        main=saved if saved in votings else votings[0],
+        voting=saved if saved in votings else votings[0],
         tolerance=FLAGS.tolerance,
         thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
         strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
@@ -213,10 +206,10 @@ def score_images(workdir, smoothed, images, record, out):
     """Scores images with a run's best checkpoint, or takes up what is there."""
     is_first = distributed.is_first()
     if FLAGS.overwrite and is_first:
-        filling.remove(out / "scores")
+        distributed_scoring.remove(out / "scores")
     distributed.barrier("old scores removed")
     create = functools.partial(
-        store.create_store,
+        score_store.create_store,
         out / "scores",
         ablation=smoothed.ablation,
         image_shape=images.image_shape,
@@ -238,7 +231,7 @@ def score_images(workdir, smoothed, images, record, out):
             "versions": provenance.versions(),
         },
     )
-    scores = filling.take_up(out / "scores", create)
+    scores = distributed_scoring.take_up(out / "scores", create)
     if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
         ds.save_thumbnails(scores, images.images)
     if not (todo := scores.missing):
@@ -248,7 +241,7 @@ def score_images(workdir, smoothed, images, record, out):
     index, count = distributed.share()
     total = sum(len(scores.labels[scores.span(s)]) for s in todo[index::count])
     score = functools.partial(smoothed.score, batch_size=FLAGS.batch_size)
-    filled = filling.fill(scores, images.images, score)
+    filled = distributed_scoring.fill(scores, images.images, score)
     started = time.time()
     for _ in cli.progress(filled, "scored", total, int) if is_first else filled:
         pass
@@ -262,26 +255,26 @@ def score_images(workdir, smoothed, images, record, out):
     return scores.path
 
 
-def answer(scores, question, out):
+def answer(scores, request, out):
     """Certifies against each attack; prints and writes what was found."""
-    question = dataclasses.replace(
-        question,
-        has_figures=question.has_figures and len(scores) > 0,
+    request = dataclasses.replace(
+        request,
+        has_figures=request.has_figures and len(scores) > 0,
         sample=choose(scores),
     )
-    answers = ask(scores, question, watch=watch(len(scores)))
-    about = tables.caption(scores, question, question.votings)
-    print(f"\n{wrapped(about)}\n\n{tables.format_table(answers.results)}\n")
-    print(wrapped(tables.claim(scores, question, answers)))
-    print(f"Base accuracy of single ablations: {100 * answers.base_accuracy:.1f} %.")
-    if size := tables.resized_to(scores):
+    analysis = analyze(scores, request, watch=watch(len(scores)))
+    about = summary.caption(scores, request, request.votings)
+    print(f"\n{wrapped(about)}\n\n{summary.format_table(analysis.results)}\n")
+    print(wrapped(summary.claim(scores, request, analysis)))
+    print(f"Base accuracy of single ablations: {100 * analysis.base_accuracy:.1f} %.")
+    if size := summary.resized_to(scores):
         print(
             f"The data source resized the images to {size[0]}x{size[1]}: patches are "
             "in pixels of the\nresized image, the one that this attacker changes."
         )
-    if question.has_figures:
+    if request.has_figures:
         print("Drawing figures and page ...", flush=True)
-    written = report.write(scores, question, answers, out)
+    written = write_report(scores, request, analysis, out)
     say_written(out, written)
 
 

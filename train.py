@@ -20,29 +20,18 @@ from absl import flags
 from ml_collections import config_flags
 
 import dsmooth_jax as ds
-from dsmooth_jax import (
-    augment,
-    checkpoint,
-    cli,
-    data,
-    distributed,
-    drawing,
-    figures,
-    filling,
-    loop,
-    losses,
-    models,
-    optimizers,
-    provenance,
-    store,
-    training,
-)
+from dsmooth_jax import data, distributed, distributed_scoring, models
 from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.checks import user_path
-from dsmooth_jax.config import check_flags, from_json, to_json
+from dsmooth_jax.commands import cli
+from dsmooth_jax.report import figures, plot_style
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.storage import checkpoint, provenance, score_store
+from dsmooth_jax.training import augment, loop, losses, optimizers
+from dsmooth_jax.training.config import check_flags, from_json, to_json
+from dsmooth_jax.training.ownership import check_free, locked
+from dsmooth_jax.training.step import init_state, make_train_step
 from dsmooth_jax.voting import cast_votes
-from dsmooth_jax.workdir import check_free, locked
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
@@ -124,13 +113,13 @@ def train(config, workdir):
                 ("config.json", json.dumps(config, indent=2) + "\n"),
                 ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
             ):
-                store.write_whole(workdir / name, text.encode())
+                score_store.write_whole(workdir / name, text.encode())
         distributed.check_shared(workdir / "config.json")
         outcome = loop.run(
             workdir,
             plan,
             record,
-            training.init_state(
+            init_state(
                 classifier,
                 optimizer,
                 init_key,
@@ -151,7 +140,7 @@ def train(config, workdir):
         return
     if outcome.lines:
         figure = figures.curve_figure(outcome.lines)
-        drawing.write_figure(figure, workdir / "curve.png")
+        plot_style.write_figure(figure, workdir / "curve.png")
     best = outcome.best
     if best is not None:
         print(f"best at step {best['step']}: {describe(best)}")
@@ -178,7 +167,7 @@ def make_step(config, classifier, optimizer, image_size):
         make = ds.design_masks if loss.name == "double_masked" else ds.touched
         ablation = config["ablation"]
         sets = sets_for(settings["loss"], ablation, image_size, loss.every, make)
-    return training.make_train_step(
+    return make_train_step(
         classifier,
         optimizer,
         augment.AugmentConfig(**settings["augment"]),
@@ -238,7 +227,7 @@ def restore_first(folder, target):
 
 def validate(scores_fn, config, validation_set, touched):
     """Chooses threshold, strength and voting on validation images."""
-    scores = filling.score_together(scores_fn, validation_set.images)
+    scores = distributed_scoring.score_together(scores_fn, validation_set.images)
     labels = validation_set.labels
     chosen = {
         "threshold": ds.choose_threshold(scores, labels, touched),

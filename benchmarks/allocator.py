@@ -20,11 +20,13 @@ import numpy as np
 
 from benchmarks.common import best_times, show
 from configs import cifar10_columns3
-from dsmooth_jax import models, optimizers, training
+from dsmooth_jax import models
 from dsmooth_jax.ablation import ablation_from_json
-from dsmooth_jax.augment import AugmentConfig
-from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.masking import to_unit
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.config import from_json, to_json
+from dsmooth_jax.training.step import init_state, make_train_step
 
 KEEP = ":".join(
     f"glibc.malloc.{name}"
@@ -53,7 +55,7 @@ def measure():
         steps_per_epoch=100,
     )
     step = jax.jit(
-        training.make_train_step(
+        make_train_step(
             classifier,
             optimizer,
             AugmentConfig(**settings["augment"]),
@@ -65,7 +67,7 @@ def measure():
     images = jnp.asarray(rng.integers(0, 256, (size, *SHAPE)), jnp.uint8)
     labels = jnp.asarray(rng.integers(0, 10, size), jnp.int32)
     key = jax.random.key(0)
-    state = training.init_state(classifier, optimizer, key)
+    state = init_state(classifier, optimizer, key)
     scores_fn = jax.jit(classifier.scores_fn(state.variables))
     floats = to_unit(images[:256])
     jobs = {

@@ -23,8 +23,9 @@ import PIL.Image
 
 import dsmooth_jax as ds
 from benchmarks.common import best_times, show
-from dsmooth_jax import data, models, training
+from dsmooth_jax import data, models
 from dsmooth_jax.data.images import decode
+from dsmooth_jax.training.step import AugmentConfig, init_state, make_train_step
 
 SHAPE = (32, 32, 3)
 BATCH = 128
@@ -70,10 +71,10 @@ def step_rate(spec):
     optimizer, _ = training.make_optimizer(
         training.OptimizerConfig(), num_epochs=1, steps_per_epoch=100
     )
-    augment = training.AugmentConfig(shift=4, flip=True)
-    step = jax.jit(training.make_train_step(classifier, optimizer, augment))
+    augment = AugmentConfig(shift=4, flip=True)
+    step = jax.jit(make_train_step(classifier, optimizer, augment))
     key = jax.random.key(0)
-    state = training.init_state(classifier, optimizer, key)
+    state = init_state(classifier, optimizer, key)
     images, labels = np.zeros((BATCH, *SHAPE), np.uint8), np.zeros(BATCH, np.int64)
     seconds = best_times({"step": lambda: step(state, images, labels, key)}, rounds=4)
     return BATCH / seconds["step"]

@@ -19,11 +19,13 @@ import jax.numpy as jnp
 
 import dsmooth_jax as ds
 from benchmarks.common import show
-from dsmooth_jax import models, optimizers, training
+from dsmooth_jax import models
 from dsmooth_jax.ablation import ablation_from_json
-from dsmooth_jax.augment import AugmentConfig
-from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.scoring import is_masked
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.config import from_json, to_json
+from dsmooth_jax.training.step import init_state, make_train_step
 
 CONFIGS = ("imagenet_columns25_resnet50", "imagenet_columns25_bandnet")
 NUM_TRAIN, NUM_TEST, NUM_CLASSES, SHAPE = 1_280_167, 50_000, 1000, (299, 299, 3)
@@ -79,10 +81,10 @@ def analyse(name):
     key = jax.random.key(0)
     variables = jax.eval_shape(classifier.init, key)
     state = jax.eval_shape(
-        lambda v: training.init_state(classifier, optimizer, key, variables=v),
+        lambda v: init_state(classifier, optimizer, key, variables=v),
         variables,
     )
-    step = training.make_train_step(
+    step = make_train_step(
         classifier,
         optimizer,
         AugmentConfig(**settings["augment"]),

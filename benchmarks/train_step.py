@@ -18,9 +18,11 @@ import optax
 
 import dsmooth_jax as ds
 from benchmarks.common import best_times, flops, matmul_job, show
-from dsmooth_jax import models, optimizers, training
-from dsmooth_jax.augment import AugmentConfig, augment
+from dsmooth_jax import models
 from dsmooth_jax.masking import to_unit
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig, augment
+from dsmooth_jax.training.step import init_state, make_train_step
 
 SHAPE = (32, 32, 3)
 
@@ -40,9 +42,9 @@ def main():
     optimizer, _ = optimizers.make_optimizer(
         optimizers.OptimizerConfig(), num_epochs=1, steps_per_epoch=100
     )
-    state = training.init_state(classifier, optimizer, key)
+    state = init_state(classifier, optimizer, key)
     config = AugmentConfig(shift=4, flip=True)
-    step = training.make_train_step(classifier, optimizer, config)
+    step = make_train_step(classifier, optimizer, config)
 
     def loss(params):
         variables = {**state.variables, "params": params}

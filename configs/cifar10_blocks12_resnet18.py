@@ -7,7 +7,7 @@ A training step costs what it costs for columns (0.43 TFLOP); scoring an image t
 1,024 passes instead of 32.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -7,7 +7,7 @@ python train.py --config=configs/cifar10_columns3.py --workdir=runs/cifar10_colu
 of CIFAR-10). docs/training.md.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -8,7 +8,7 @@ One training step costs 0.43 TFLOP (128 images x 3 passes x 1.1 GFLOP), an epoch
 45,000 images 0.15 PFLOP and the whole run 53 PFLOP.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -8,7 +8,7 @@ certified accuracy at a patch of 2 %. docs/scaling.md has the arithmetic: an ima
 certified by one pass instead of 299.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -9,7 +9,7 @@ others). docs/scaling.md has the arithmetic. The data source resizes to 299 x 29
 that is the image that the attacker sees; certify.py says so.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

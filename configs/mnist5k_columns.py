@@ -3,7 +3,7 @@
 python train.py --config=configs/mnist5k_columns.py --workdir=runs/mnist5k
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -3,7 +3,7 @@
 python train.py --config=configs/mnist5k_columns_small_cnn.py --workdir=runs/small_cnn
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -8,7 +8,7 @@ where). Not run here: somebody else's run of the paper's method reports 96.5 % c
 network on the 5,000 images that need no download.
 """
 
-from dsmooth_jax.config import template
+from dsmooth_jax.training.config import template
 
 
 def get_config():

@@ -34,7 +34,15 @@ autodoc_typehints = "none"  # docstrings give shapes and units, which say more
 napoleon_custom_sections = ["Guarantee"]
 
 # Modules whose public functions and classes are the reference's second half.
-MODULES = ["answers", "inquiry", "report", "figures", "maps", "gallery", "comparison"]
+MODULES = [
+    "report.analysis",
+    "report.request",
+    "report.write",
+    "report.figures",
+    "report.heatmaps",
+    "report.thumbnails",
+    "report.comparison",
+]
 
 
 def public_names():

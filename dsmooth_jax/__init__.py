@@ -31,7 +31,6 @@ from dsmooth_jax.alarms import (
     evaluate_alarm,
 )
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
-from dsmooth_jax.checkpoint import CheckpointError
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
     certify_double_masking,
@@ -55,14 +54,13 @@ from dsmooth_jax.evidence import (
     mask_table,
     merged_masks,
 )
-from dsmooth_jax.gallery import save_thumbnails
 from dsmooth_jax.labeling import mask_labels
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masked import MaskedClassifier
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.models import load_weights, save_weights
-from dsmooth_jax.questions import (
+from dsmooth_jax.queries import (
     certify_several,
     rectangles_of_area,
     runner_up,
@@ -71,6 +69,7 @@ from dsmooth_jax.questions import (
     vulnerability_map,
 )
 from dsmooth_jax.ranks import worst_rank
+from dsmooth_jax.report.thumbnails import save_thumbnails
 from dsmooth_jax.scoring import (
     cropped_scores,
     masked_scores,
@@ -78,7 +77,13 @@ from dsmooth_jax.scoring import (
     score,
 )
 from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
-from dsmooth_jax.store import ScoreStore, StoreError, open_scores, save_scores
+from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.storage.score_store import (
+    ScoreStore,
+    StoreError,
+    open_scores,
+    save_scores,
+)
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
 from dsmooth_jax.voting import (
     GRADES,

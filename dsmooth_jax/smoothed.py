@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from dsmooth_jax import checkpoint, models
+from dsmooth_jax import models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
 from dsmooth_jax.checks import check_choice
@@ -23,6 +23,7 @@ from dsmooth_jax.evidence import (
 )
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
+from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import AblationMasks, ImageSize, Levels, PerImage, Scores
 from dsmooth_jax.voting import (

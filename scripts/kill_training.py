@@ -19,9 +19,9 @@ import subprocess
 import sys
 import time
 
-from dsmooth_jax import checkpoint
 from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.workdir import LATEST
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.training.ownership import LATEST
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -17,9 +17,11 @@ import numpy as np
 from absl import flags
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, cli, data
+from dsmooth_jax import data
 from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.commands import cli
 from dsmooth_jax.smoothed import BEST, restore_base
+from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmooth_jax.augment import AugmentConfig, augment
+from dsmooth_jax.training.augment import AugmentConfig, augment
 
 SHAPE = (8, 8, 3)
 

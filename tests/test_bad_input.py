@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import cli, models, optimizers
+from dsmooth_jax import models
 from dsmooth_jax.ablation import thinned
-from dsmooth_jax.augment import AugmentConfig
-from dsmooth_jax.losses import LossConfig
+from dsmooth_jax.commands import cli
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.losses import LossConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -996,7 +998,7 @@ COMMANDS = {
 DRIVER = """
 import json, os, runpy, signal, sys, tempfile, traceback
 import absl.app, jax, ml_collections.config_flags, numpy, tqdm
-import dsmooth_jax.data, dsmooth_jax.report
+import dsmooth_jax.data, dsmooth_jax.report.write
 
 dsmooth_jax.data.load("mnist5k", "test")  # read here, it is in memory there
 

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from dsmooth_jax import checkpoint
-from dsmooth_jax.checkpoint import CheckpointError
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.checkpoint import CheckpointError
 
 # Orbax closes its event loop while a failed read's other futures still call into it.
 pytestmark = pytest.mark.filterwarnings(
@@ -231,7 +231,7 @@ def test_what_a_killed_save_left_is_ignored_and_cleaned(tmp_path):
 SAVE_IN_A_LOOP = """
 import itertools, sys
 import numpy as np
-from dsmooth_jax import checkpoint
+from dsmooth_jax.storage import checkpoint
 
 for step in itertools.count(1):
     tree = {"w": np.full((300, 1000), step, np.float32)}
@@ -297,7 +297,9 @@ def test_metadata_that_json_would_change_are_refused(tmp_path, metadata, error, 
 
 def test_import_loads_no_orbax():
     """The package stays cheap to import: Orbax only when a checkpoint is used."""
-    code = "import sys, dsmooth_jax.checkpoint; assert 'orbax' not in sys.modules"
+    code = (
+        "import sys, dsmooth_jax.storage.checkpoint; assert 'orbax' not in sys.modules"
+    )
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
@@ -362,7 +364,7 @@ def test_discard_after_leaves_what_is_at_or_before(tmp_path):
 SAVE_ON_A_FULL_DISK = """
 import resource, sys
 import numpy as np
-from dsmooth_jax import checkpoint
+from dsmooth_jax.storage import checkpoint
 
 tree = {"w": np.random.default_rng(0).random((300, 1000), np.float32)}
 checkpoint.save(sys.argv[1], 1, tree, {})

@@ -3,7 +3,7 @@
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import cli
+from dsmooth_jax.commands import cli
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from dsmooth_jax import config
-from dsmooth_jax.provenance import flatten
+from dsmooth_jax.storage.provenance import flatten
+from dsmooth_jax.training import config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What these files said before they had every key: what runs begun then have saved.

@@ -13,8 +13,9 @@ import pytest
 from processes import ROOT, finish, free_port, start
 
 import dsmooth_jax as ds
-from dsmooth_jax import distributed, filling, store
+from dsmooth_jax import distributed, distributed_scoring
 from dsmooth_jax.distributed import Peers
+from dsmooth_jax.storage import score_store
 
 
 @pytest.mark.parametrize(
@@ -143,8 +144,10 @@ TRAIN = """
 import jax, json
 import numpy as np
 import dsmooth_jax as ds
-from dsmooth_jax import data, distributed, models, optimizers, training
-from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax import data, distributed, models
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.step import init_state, make_train_step
+from dsmooth_jax.training.augment import AugmentConfig
 
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 3, 64)
@@ -158,13 +161,13 @@ classifier = models.build(
 optimizer, _ = optimizers.make_optimizer(
     optimizers.OptimizerConfig(learning_rate=3e-3), num_epochs=1, steps_per_epoch=40
 )
-step = training.make_train_step(
+step = make_train_step(
     classifier, optimizer, AugmentConfig(shift=1, flip=True), num_accumulated=2
 )
 mesh = distributed.batch_mesh()
 everywhere = jax.NamedSharding(mesh, jax.P())
 step = jax.jit(step, out_shardings=everywhere)
-state = training.init_state(classifier, optimizer, jax.random.key(0))
+state = init_state(classifier, optimizer, jax.random.key(0))
 state = distributed.replicate(state, mesh)
 read = data.batches(
     dataset, 16, seed=0, start=0, stop=20, share=distributed.share()
@@ -232,17 +235,19 @@ SCORE = """
 import pathlib
 import numpy as np
 import dsmooth_jax as ds
-from dsmooth_jax import filling, store
+from dsmooth_jax import distributed_scoring
+from dsmooth_jax.storage import score_store
 rng = np.random.default_rng(0)
 images = rng.random((23, 6, 6, 1), np.float32)
 weights = rng.random((72, 3), np.float32)
 scores_fn = ds.masked_scores(lambda x: x.reshape(len(x), -1) @ weights, ds.Columns(2))
-opened = filling.take_up(pathlib.Path({path!r}), lambda: store.create_store(
+opened = distributed_scoring.take_up(
+    pathlib.Path({path!r}), lambda: score_store.create_store(
     {path!r}, ablation=ds.Columns(2), image_shape=(6, 6, 1), num_classes=3,
     labels=np.arange(23) % 3, ids=np.arange(23).astype(str), made_by={{}},
     shard_size=4,
 ))
-done = list(filling.fill(
+done = list(distributed_scoring.fill(
     opened, images, lambda part: ds.score(scores_fn, part, batch_size=8)
 ))
 print(done)
@@ -273,7 +278,7 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
     images = np.zeros((6, 4, 4, 1), np.float32)
 
     def create():
-        return store.create_store(
+        return score_store.create_store(
             tmp_path / "scores",
             ablation=ds.Columns(2),
             image_shape=(4, 4, 1),
@@ -284,9 +289,9 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
             shard_size=2,
         )
 
-    opened = filling.take_up(tmp_path / "scores", create)
+    opened = distributed_scoring.take_up(tmp_path / "scores", create)
     monkeypatch.setattr(distributed, "share", lambda: (1, 2))
-    work = filling.fill(
+    work = distributed_scoring.fill(
         opened, np.zeros((6, 4, 4, 1)), lambda part: scores[: len(part)]
     )
     assert next(work) == 2  # the second of three shards; then the process is killed
@@ -294,10 +299,12 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
     (tmp_path / "scores" / "scores-00002.npy.sha256").write_text("1234")
     monkeypatch.undo()
     assert create().missing == [0, 1, 2]
-    opened = filling.take_up(tmp_path / "scores", create)
+    opened = distributed_scoring.take_up(tmp_path / "scores", create)
     assert opened.missing == [0, 2]
     assert not list((tmp_path / "scores").glob("*.sha256"))
-    assert list(filling.fill(opened, images, lambda part: scores[: len(part)])) == [
+    assert list(
+        distributed_scoring.fill(opened, images, lambda part: scores[: len(part)])
+    ) == [
         2,
         2,
     ]

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmooth_jax import models, optimizers, training
-from dsmooth_jax.augment import AugmentConfig
+from dsmooth_jax import models
 from dsmooth_jax.hiding import HidingConfig, draw_hidden
-from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.models import image_classifier
 from dsmooth_jax.models.base import Network
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.losses import LossConfig
+from dsmooth_jax.training.step import init_state, make_train_step
 
 
 def test_hidden_squares_lie_inside_anywhere_and_some_images_are_whole():
@@ -92,9 +94,9 @@ def test_training_with_hidden_windows_learns_in_both_precisions():
             num_epochs=1,
             steps_per_epoch=80,
         )
-        state = training.init_state(classifier, optimizer, jax.random.key(0))
+        state = init_state(classifier, optimizer, jax.random.key(0))
         step = jax.jit(
-            training.make_train_step(
+            make_train_step(
                 classifier, optimizer, AugmentConfig(), precision="bfloat16"
             ),
             compiler_options={"xla_backend_optimization_level": 0},
@@ -136,7 +138,7 @@ def test_training_with_hidden_windows_learns_in_both_precisions():
             "model.name='bandnet' reads windows",
         ),
         (
-            lambda: training.make_train_step(
+            lambda: make_train_step(
                 image_classifier(bright_network(), HidingConfig()),
                 optimizers.make_optimizer(
                     optimizers.OptimizerConfig(), num_epochs=1, steps_per_epoch=1

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from processes import finish, free_port, start
 
-from dsmooth_jax import checkpoint, journal, loop
-from dsmooth_jax.checkpoint import CheckpointError
-from dsmooth_jax.loop import Plan
 from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.training import TrainState
-from dsmooth_jax.workdir import LATEST
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.training import loop, metrics
+from dsmooth_jax.training.loop import Plan
+from dsmooth_jax.training.ownership import LATEST
+from dsmooth_jax.training.step import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD = {"config": {"seed": 0}, "fingerprints": {"train": "abc"}}
@@ -343,15 +344,15 @@ def test_going_on_with_other_devices_is_said(tmp_path, capsys, monkeypatch):
 def test_the_journal_has_no_repeats_and_no_gaps(tmp_path):
     """Later lines and a half-written one go; nothing else is touched."""
     path = tmp_path / "metrics.jsonl"
-    assert journal.cut(path, 5) == [] and not path.exists()
+    assert metrics.cut(path, 5) == [] and not path.exists()
     for step in (2, 4, 6):
-        journal.append(path, {"step": step})
+        metrics.append(path, {"step": step})
     with open(path, "a") as file:
         file.write('{"step": 8, "lo')
-    assert journal.cut(path, 4) == [{"step": 2}, {"step": 4}]
+    assert metrics.cut(path, 4) == [{"step": 2}, {"step": 4}]
     assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
     written = path.stat().st_mtime_ns
-    journal.cut(path, 4)
+    metrics.cut(path, 4)
     assert path.stat().st_mtime_ns == written
 
 

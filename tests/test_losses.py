@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 import dsmooth_jax as ds
-from dsmooth_jax import losses
+from dsmooth_jax.training import losses
 
 ABLATIONS = {
     "columns": (ds.Columns(3), ds.Patch(2, 2), (8, 14)),

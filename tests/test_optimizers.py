@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from dsmooth_jax import optimizers
-from dsmooth_jax.optimizers import OptimizerConfig
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.optimizers import OptimizerConfig
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, data
+from dsmooth_jax import data
 from dsmooth_jax.smoothed import BEST, restore_base
+from dsmooth_jax.storage import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained"

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import comparison, drawing, explorer, figures, gallery, report, tables
-from dsmooth_jax.answers import ask
-from dsmooth_jax.inquiry import Question, attacks_on
-from dsmooth_jax.page import render
+from dsmooth_jax.report import (
+    comparison,
+    explorer_data,
+    figures,
+    plot_style,
+    summary,
+    thumbnails,
+)
+from dsmooth_jax.report.analysis import analyze
+from dsmooth_jax.report.html import render
+from dsmooth_jax.report.request import Request, attacks_on
+from dsmooth_jax.report.write import draw, write_report
 
 NUM_IMAGES, NUM_CLASSES, SIZE = 60, 3, (8, 14)
 PATCHES = [ds.Patch(*p) for p in ((1, 1), (5, 2), (2, 5), (2, 2), (4, 4))]
@@ -41,10 +49,10 @@ def make_store(path, *, ablation=None, seed=0, made_by=None, num_images=NUM_IMAG
     )
 
 
-def make_question(store, **changes):
+def make_request(store, **changes):
     attacks = attacks_on(store.ablation, SIZE, PATCHES, num_patches=2, area=4)
-    wanted = {"main": "graded", "sample": gallery.choose(store), **changes}
-    return Question(attacks, ("threshold", "graded"), 0.3, 3.0, **wanted)
+    wanted = {"voting": "graded", "sample": thumbnails.choose(store), **changes}
+    return Request(attacks, ("threshold", "graded"), 0.3, 3.0, **wanted)
 
 
 ABLATIONS = [ds.Columns(2), ds.Rows(2), ds.Blocks(3, stride=2), ds.MultiColumns(2, 2)]
@@ -52,23 +60,23 @@ ABLATIONS = [ds.Columns(2), ds.Rows(2), ds.Blocks(3, stride=2), ds.MultiColumns(
 
 @pytest.fixture(scope="module", params=ABLATIONS, ids=lambda a: type(a).__name__)
 def asked(request, tmp_path_factory):
-    """(store, question, answers), for each kind of ablation."""
+    """(store, request, analysis), for each kind of ablation."""
     path = tmp_path_factory.mktemp("asked") / "scores"
     store = make_store(path, ablation=request.param)
-    question = make_question(store)
-    return store, question, ask(store, question)
+    request = make_request(store)
+    return store, request, analyze(store, request)
 
 
 @pytest.fixture(scope="module")
 def drawings(asked):
-    return report.draw(*asked)
+    return draw(*asked)
 
 
 @pytest.fixture(scope="module")
 def written(asked, tmp_path_factory):
     """The folder that a report was written to."""
     out = tmp_path_factory.mktemp("written")
-    names = report.write(*asked, out)
+    names = write_report(*asked, out)
     assert [name for name in names if not (out / name).exists()] == []
     return out
 
@@ -102,9 +110,9 @@ def percent(accuracy):
 
 def test_the_table_prints_what_was_found(results):
     # Protects the table that users quote: a line for each patch, in the order asked.
-    header = tables.format_table(results).splitlines()[:3]
+    header = summary.format_table(results).splitlines()[:3]
     assert "clean" in header[0] and "95 %" in header[1] and "margin rule" in header[0]
-    lines = tables.format_table(results).splitlines()[3:]
+    lines = summary.format_table(results).splitlines()[3:]
     assert [line.split()[0] for line in lines] == [str(patch) for patch in PATCHES]
     for patch, line in zip(PATCHES, lines, strict=True):
         placement, margin = (results["threshold", patch, rule] for rule in RULES)
@@ -125,16 +133,16 @@ def test_the_table_is_rectangular(results):
         for rule in RULES
         for attack in (ds.Patch(224, 224), "12 x 224x224")
     }
-    lines = tables.format_table(results | extreme).splitlines()
+    lines = summary.format_table(results | extreme).splitlines()
     assert len({len(line.rstrip()) for line in lines[2:]}) == 1
     assert max(map(len, lines)) <= 100
-    assert "nan" in tables.format_accuracy(ds.Accuracy(0, 0))
+    assert "nan" in summary.format_accuracy(ds.Accuracy(0, 0))
 
 
 def test_a_record_holds_what_was_found(results):
     # Protects summary.json: names of the design, shares in [0, 1], nothing rounded.
     for (_, patch, rule), result in results.items():
-        assert tables.accuracy_record("threshold", patch, rule, result) == {
+        assert summary.accuracy_record("threshold", patch, rule, result) == {
             "patch": [patch.height, patch.width],
             "attack": str(patch),
             "voting": "threshold",
@@ -149,14 +157,14 @@ def test_a_record_holds_what_was_found(results):
 
 def test_the_claim_says_what_against_whom_on_what_and_by_what(asked):
     # Protects the sentence that is quoted: numbers of the focus, nothing left out.
-    store, question, answers = asked
-    found = answers.results["graded", question.focus, "placement"].certified
-    text = tables.claim(store, question, answers)
+    store, request, analysis = asked
+    found = analysis.results["graded", request.patch, "placement"].certified
+    text = summary.claim(store, request, analysis)
     assert text.startswith(f"{found.count:,} of 60 images")
     assert numbers(text)[:3] == pytest.approx(percent(found), abs=0.051)
-    for word in (f"no {question.focus} patch", "any content", "knows everything"):
+    for word in (f"no {request.patch} patch", "any content", "knows everything"):
         assert word in text
-    assert tables.describe_ablation(store.ablation) in text and EVIL[1] in text
+    assert summary.describe_ablation(store.ablation) in text and EVIL[1] in text
 
 
 def test_rows_come_back_from_csv():
@@ -166,7 +174,7 @@ def test_rows_come_back_from_csv():
         "label": np.arange(5),
         "margin_2x2_placement": np.array([-3, 0, 7, 2**40, -(2**40)]),
     }
-    text = tables.format_rows(columns)
+    text = summary.format_rows(columns)
     header, *rows = csv.reader(io.StringIO(text))
     assert header == list(columns)
     assert [row[0] for row in rows] == columns["id"].tolist()
@@ -178,7 +186,7 @@ def test_rows_come_back_from_csv():
 def test_rows_of_unequal_length_are_refused():
     # Protects the pairing of images with certificates.
     with pytest.raises(ValueError):
-        tables.format_rows({"id": ["a", "b"], "label": [0]})
+        summary.format_rows({"id": ["a", "b"], "label": [0]})
 
 
 # ---- Figures ---------------------------------------------------------------------
@@ -227,7 +235,7 @@ def test_one_patch_makes_a_figure(tmp_path):
 def test_every_figure_of_a_report_is_drawn(drawings, written):
     # Protects the figures, for each kind of ablation: labels with units, n, ink.
     for name, figure in drawings.items():
-        assert "60 images" in drawing.get_caption(figure), name
+        assert "60 images" in plot_style.get_caption(figure), name
         main = figure.axes[0]
         assert main.get_xlabel() and main.get_ylabel(), name
         check_picture_files(written / f"{name}.png")
@@ -235,8 +243,8 @@ def test_every_figure_of_a_report_is_drawn(drawings, written):
 
 def test_figures_show_the_answers(asked, drawings):
     # Protects each figure's numbers: those of evaluation, of the right array.
-    store, question, answers = asked
-    squares = answers.squares(store.labels, range(1, 9))
+    store, request, analysis = asked
+    squares = analysis.squares(store.labels, range(1, 9))
     _, value = drawn(
         drawings["certified_accuracy"].axes[0], "graded votes, placement rule"
     )
@@ -246,7 +254,7 @@ def test_figures_show_the_answers(asked, drawings):
     ]
     assert value == pytest.approx(wanted)
     image = drawings["rectangles"].axes[0].get_images()[0].get_array()
-    votes, limit = question.cast(store.read_all(), "graded")
+    votes, limit = request.cast(store.read_all(), "graded")
     for h, w in ((1, 1), (2, 1), (1, 2)):
         touched = ds.touched(store.ablation, ds.Patch(h, w), SIZE)
         certificate = ds.certify(votes, touched, limit=limit)
@@ -254,24 +262,24 @@ def test_figures_show_the_answers(asked, drawings):
         if h <= image.shape[0] and w <= image.shape[1]:
             assert image[h - 1, w - 1] == pytest.approx(100 * found.value)
     bars = drawings["margins"].axes[0].containers
-    margin = answers.margins["graded", question.focus, "placement"]
-    right = answers.predictions["graded"] == store.labels
+    margin = analysis.margins["graded", request.patch, "placement"]
+    right = analysis.predictions["graded"] == store.labels
     for bar, mask in zip(bars, (right, ~right), strict=True):
         assert sum(one.get_height() for one in bar) == mask.sum()
         held = sum(one.get_height() for one in bar if one.get_x() >= -1e-9)
         assert held == (mask & (margin >= 0)).sum()  # zero is an edge
     here = drawings["map"].axes[0].get_images()[0].get_array()
     least = ds.vulnerability_map(
-        votes, store.ablation, question.focus, SIZE, limit=limit
+        votes, store.ablation, request.patch, SIZE, limit=limit
     )[0]
     np.testing.assert_allclose(here, 100 * (least < 0).mean(axis=0))
-    mean = np.mean(answers.right_by_ablation / NUM_IMAGES)
+    mean = np.mean(analysis.right_by_ablation / NUM_IMAGES)
     assert mean == pytest.approx(ds.base_accuracy(store.read_all(), store.labels))
     for axes, (voting, setting) in zip(
         drawings["settings"].axes, (("threshold", 0.3), ("graded", 3.0)), strict=True
     ):
         tried, value = drawn_line(axes, "right and certified")
-        found = answers.results[voting, question.focus, "placement"].certified
+        found = analysis.results[voting, request.patch, "placement"].certified
         assert value[tried.tolist().index(setting)] == pytest.approx(100 * found.value)
 
 
@@ -283,7 +291,7 @@ def drawn_line(axes, label):
 def test_an_svg_is_the_same_every_time(results):
     # Protects versioned figures and pages: no dates, no random names.
     first, second = (
-        drawing.svg(figures.accuracy_figure(results, base_accuracy=0.5, caption="n"))
+        plot_style.svg(figures.accuracy_figure(results, base_accuracy=0.5, caption="n"))
         for _ in range(2)
     )
     assert first == second and "<text" in first
@@ -318,7 +326,7 @@ def test_the_curve_draws_the_metrics(tmp_path):
 
 def check_is_a_picture(figure, path):
     """PNG and SVG; ink on it, and no mark of an overwritten or empty canvas."""
-    drawing.write_figure(figure, path)
+    plot_style.write_figure(figure, path)
     check_picture_files(path)
 
 
@@ -411,13 +419,13 @@ def test_names_are_text_wherever_they_come_from(page):
 
 def test_the_tables_of_the_page_are_evaluations(asked, page):
     # Protects the page's first numbers: one row for each attack and voting.
-    _, question, answers = asked
+    _, request, analysis = asked
     rows = [row for row in page[0].table if len(row) == 6][1:]
-    wanted = [(a, v) for a in question.attacks for v in question.votings]
+    wanted = [(a, v) for a in request.attacks for v in request.votings]
     assert len(rows) == len(wanted)
     for row, (attack, voting) in zip(rows, wanted, strict=True):
         assert str(attack) in row[0] and row[1] == voting
-        found = answers.results[voting, attack, "placement"]
+        found = analysis.results[voting, attack, "placement"]
         shown = numbers(" ".join(row[2:4])) + numbers(row[5])
         expected = [*percent(found.clean), *percent(found.certified)]
         expected.append(100 * found.certified_wrong.value)
@@ -426,11 +434,11 @@ def test_the_tables_of_the_page_are_evaluations(asked, page):
 
 def test_the_data_of_the_page_are_evaluations(asked, page):
     # Protects slider and gallery: counts of all images, margins of each.
-    store, question, _ = asked
+    store, request, _ = asked
     data, scores = page[1], store.read_all()
     assert data["ids"] == store.ids.tolist() and data["sides"] == list(range(1, 9))
     for voting, held in data["votings"].items():
-        votes, limit = question.cast(scores, voting)
+        votes, limit = request.cast(scores, voting)
         for index, m in enumerate(data["sides"]):
             touched = ds.touched(store.ablation, ds.Patch(m, m), SIZE)
             certificate = ds.certify(votes, touched, limit=limit)
@@ -491,20 +499,20 @@ def test_the_duels_of_the_page_add_up_to_the_margins(asked, page):
 def test_a_large_store_shows_every_class_its_share(tmp_path):
     # Protects 10,000 images: a fixed sample, in order, none twice, nobody's choice.
     store = make_store(tmp_path / "scores", num_images=2600)
-    chosen = gallery.choose(store)
-    assert len(chosen) == gallery.MOST_IMAGES and (np.diff(chosen) > 0).all()
+    chosen = thumbnails.choose(store)
+    assert len(chosen) == thumbnails.MOST_IMAGES and (np.diff(chosen) > 0).all()
     share = np.bincount(store.labels[chosen]) / len(chosen)
     assert share == pytest.approx(np.bincount(store.labels) / 2600, abs=0.001)
-    question = make_question(store, has_figures=False)
-    answers = ask(store, question)
-    data = explorer.explore(store, question, answers)
+    request = make_request(store, has_figures=False)
+    analysis = analyze(store, request)
+    data = explorer_data.explore(store, request, analysis)
     assert data["numImages"] == 2600 and len(data["ids"]) == 1000
-    found = answers.results["graded", ds.Patch(2, 2), "placement"]
+    found = analysis.results["graded", ds.Patch(2, 2), "placement"]
     assert data["votings"]["graded"]["squares"][1]["certified"][0] == (
         found.certified.count
     )
     assert data["votings"]["graded"]["prediction"] == (
-        answers.predictions["graded"][chosen].tolist()
+        analysis.predictions["graded"][chosen].tolist()
     )
 
 
@@ -516,14 +524,14 @@ def test_pictures_are_of_the_images_shown(tmp_path, dtype):
     given = images.astype(np.uint8)
     if dtype == np.float32:
         given = given.astype(np.float32) / 255
-    assert gallery.load_thumbnails(store) is None
+    assert thumbnails.load_thumbnails(store) is None
     ds.save_thumbnails(store, given)
-    np.testing.assert_array_equal(gallery.load_thumbnails(store), images)
+    np.testing.assert_array_equal(thumbnails.load_thumbnails(store), images)
     other = make_store(tmp_path / "other", made_by={"images": "of another kind"})
-    gallery.thumbnails_path(store).rename(gallery.thumbnails_path(other))
-    assert gallery.load_thumbnails(other) is None
-    gallery.thumbnails_path(other).write_bytes(b"no zip")
-    assert gallery.load_thumbnails(other) is None
+    thumbnails.thumbnails_path(store).rename(thumbnails.thumbnails_path(other))
+    assert thumbnails.load_thumbnails(other) is None
+    thumbnails.thumbnails_path(other).write_bytes(b"no zip")
+    assert thumbnails.load_thumbnails(other) is None
 
 
 def test_pictures_of_narrow_floats_are_of_their_float32(tmp_path):
@@ -533,7 +541,7 @@ def test_pictures_of_narrow_floats_are_of_their_float32(tmp_path):
     images = images.astype(ml_dtypes.bfloat16)
     ds.save_thumbnails(store, images)
     wanted = np.rint(255 * images.astype(np.float32)).astype(np.uint8)
-    np.testing.assert_array_equal(gallery.load_thumbnails(store), wanted)
+    np.testing.assert_array_equal(thumbnails.load_thumbnails(store), wanted)
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 7, 1), (3, 100, 150, 3), (0, 8, 8, 3)])
@@ -542,7 +550,7 @@ def test_an_atlas_holds_each_picture_in_its_cell(shape):
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    media, content, columns, (height, width) = gallery.atlas(pixels)
+    media, content, columns, (height, width) = thumbnails.atlas(pixels)
     assert media == "image/png"
     sheet = np.asarray(Image.open(io.BytesIO(content))).reshape(
         -1, columns * width, shape[3]
@@ -557,8 +565,8 @@ def test_a_page_with_pictures_holds_them_once(tmp_path):
     # Protects the size: one picture for all, and a page that names its cells.
     store = make_store(tmp_path / "scores")
     ds.save_thumbnails(store, np.zeros((NUM_IMAGES, *SIZE, 1), np.uint8))
-    question = make_question(store)
-    text = render(store, question, ask(store, question), {})
+    request = make_request(store)
+    text = render(store, request, analyze(store, request), {})
     assert text.count("data:image/png;base64,") == 1
     data = json.loads(Page(text).scripts[0][1])
     assert data["atlas"]["size"] == list(SIZE) and data["atlas"]["columns"] == 8
@@ -576,10 +584,10 @@ def test_large_images_are_shrunk(tmp_path):
     )
     images = np.broadcast_to(np.uint8([[0], [200]])[:, :, None, None], (2, *shape))
     ds.save_thumbnails(store, images)
-    small = gallery.load_thumbnails(store)
+    small = thumbnails.load_thumbnails(store)
     assert small.shape == (2, 32, 64, 3)
     assert small.mean(axis=(1, 2, 3)).tolist() == [0, 200]
-    assert gallery.class_names(store) == ["class 0", "class 1"]
+    assert thumbnails.class_names(store) == ["class 0", "class 1"]
 
 
 # ---- Runs side by side -----------------------------------------------------------

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import checkpoint, data, gallery
+from dsmooth_jax import data
+from dsmooth_jax.report import thumbnails
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.storage import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -115,7 +117,7 @@ def test_the_page_is_there_with_its_pictures(certified):
     test_set = data.load("mnist5k", "test")
     where = {name: i for i, name in enumerate(test_set.ids)}
     images = test_set.images[[where[name] for name in found["ids"]]]
-    np.testing.assert_array_equal(gallery.load_thumbnails(store), images)
+    np.testing.assert_array_equal(thumbnails.load_thumbnails(store), images)
     assert found["atlas"]["size"] == [28, 28]
 
 

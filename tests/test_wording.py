@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import comparison, drawing, figures, tables
+from dsmooth_jax.report import comparison, figures, plot_style, summary
 from dsmooth_jax.wording import counted, csv_text, one_line
 
 NAMES = ["Ba$$in", "cost $5 to $10", r"$\frac$", r"a\$b", "_hidden", "two\nlines"]
@@ -70,14 +70,14 @@ def test_figures_show_names_as_they_are(stores, tmp_path):
 def test_captions_and_claims_hold_one_line(stores):
     # Protects the sentence that is quoted and the small print, for any data set.
     for name, store in stores.items():
-        said = tables.describe_images(store), tables.describe_model(store)
+        said = summary.describe_images(store), summary.describe_model(store)
         for text in said:
             assert len(text.splitlines()) == 1 and len(text) < 260
             assert one_line(name) in text or not name.strip()
         figure = figures.margins_figure(
             np.zeros(1), np.ones(1, bool), ds.Patch(1, 1), caption=said[0]
         )
-        assert drawing.get_caption(figure).startswith("14 ")
+        assert plot_style.get_caption(figure).startswith("14 ")
         assert figure.texts[0].get_parse_math() is False
 
 
@@ -85,7 +85,7 @@ def test_no_cell_is_a_formula_and_every_text_comes_back():
     # Protects who opens rows.csv by a click; numbers stay numbers.
     texts = [*FORMULAS, *NAMES[:-3], "plain", ""]
     columns = {"id": np.array(texts), "margin": -np.arange(len(texts))}
-    rows = list(csv.reader(io.StringIO(tables.format_rows(columns), newline="")))[1:]
+    rows = list(csv.reader(io.StringIO(summary.format_rows(columns), newline="")))[1:]
     assert [row[0].removeprefix("'") for row in rows] == columns["id"].tolist()
     assert [int(row[1]) for row in rows] == columns["margin"].tolist()
     for text, (cell, _) in zip(texts, rows, strict=True):
@@ -117,7 +117,9 @@ def test_margins_far_from_zero_show_zero(place, tmp_path):
     )
     low, high = figure.axes[0].get_xlim()
     assert low <= min(0, margin.min()) and high >= max(0, margin.max())
-    drawing.write_figure(figure, tmp_path / "margins.png")  # warnings are errors here
+    plot_style.write_figure(
+        figure, tmp_path / "margins.png"
+    )  # warnings are errors here
     bars = [bar for group in figure.axes[0].containers for bar in group]
     assert sum(bar.get_height() for bar in bars) == 50
     held = sum(bar.get_height() for bar in bars if bar.get_x() >= -1e-9)
@@ -155,7 +157,7 @@ def test_figures_look_the_same_whatever_a_user_has_set(monkeypatch):
     import matplotlib
 
     def draw():
-        return drawing.svg(figures.curve_figure([{"loss": 1.0, "epoch": 1}]))
+        return plot_style.svg(figures.curve_figure([{"loss": 1.0, "epoch": 1}]))
 
     plain = draw()
     with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "black"}):

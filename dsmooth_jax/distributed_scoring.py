@@ -19,7 +19,12 @@ from jax.experimental import multihost_utils
 from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
-from dsmooth_jax.store import ScoreStore, StoreError, enter_shards, write_scores
+from dsmooth_jax.storage.score_store import (
+    ScoreStore,
+    StoreError,
+    enter_shards,
+    write_scores,
+)
 from dsmooth_jax.types import Scores
 
 _FILES = re.compile(
@@ -32,7 +37,7 @@ def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
 
     Args:
       path: of the store, on a file system that all processes share.
-      create: calls `store.create_store`; all processes pass equal arguments.
+      create: calls `score_store.create_store`; all processes pass equal arguments.
 
     Returns:
       The store with all shards that are whole.

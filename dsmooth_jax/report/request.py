@@ -8,7 +8,7 @@ import numpy as np
 
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.certificate import Rule
-from dsmooth_jax.questions import rectangles_of_area, touched_by_any
+from dsmooth_jax.queries import rectangles_of_area, touched_by_any
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import ImageSize, Touched
 from dsmooth_jax.voting import (
@@ -29,7 +29,7 @@ _MOST_SIZES = 32  # patch heights and widths that a figure or a slider shows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Question:
+class Request:
     """What is asked of scores.
 
     Attributes:
@@ -38,7 +38,7 @@ class Question:
       votings: the votings, side by side.
       threshold: of threshold votes, in (0, 1].
       strength: of graded votes, in [1, 100].
-      main: the voting that the figures are about.
+      voting: the voting that the figures are about.
       tolerance: scores this close to a vote's edge count for the attacker too.
       thresholds: of a sweep over every attack and both rules.
       strengths: likewise.
@@ -52,7 +52,7 @@ class Question:
     threshold: float
     strength: float
     _: dataclasses.KW_ONLY
-    main: Voting
+    voting: Voting
     tolerance: float = 1e-6
     thresholds: Sequence[float] = ()
     strengths: Sequence[float] = ()
@@ -65,8 +65,8 @@ class Question:
     def __post_init__(self) -> None:
         for voting in self.votings:
             check_voting(voting)
-        if self.main not in self.votings:
-            raise ValueError(f"main={self.main!r} must be one of {self.votings}")
+        if self.voting not in self.votings:
+            raise ValueError(f"voting={self.voting!r} must be one of {self.votings}")
         check_threshold(self.threshold)
         check_strength(self.strength)
         is_graded = "graded" in self.votings
@@ -82,7 +82,7 @@ class Question:
         return [attack for attack in self.attacks if isinstance(attack, Patch)]
 
     @property
-    def focus(self) -> Patch:
+    def patch(self) -> Patch:
         """The patch that figures of a single one are about: the middle one by area."""
         ordered = sorted(self.patches, key=lambda patch: patch.height * patch.width)
         return ordered[len(ordered) // 2]
@@ -116,7 +116,7 @@ def attacks_on(
       num_patches: also so many of each of the patches at once, where above 1.
 
     Returns:
-      {patch or name: (touched sets, patches at once)}, as `Question` takes it.
+      {patch or name: (touched sets, patches at once)}, as `Request` takes it.
 
     Raises:
       TypeError, ValueError: as `touched` and `rectangles_of_area`.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation, SingleWindow
-from dsmooth_jax.drawing import (
+from dsmooth_jax.report.plot_style import (
     BLUE,
     INK,
     color_bar,

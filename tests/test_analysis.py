@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import answers as answers_module
-from dsmooth_jax.answers import Answers, ask
-from dsmooth_jax.inquiry import Question, attacks_on, shown_sizes
+from dsmooth_jax.report import analysis as analysis_module
+from dsmooth_jax.report.analysis import Analysis, analyze
+from dsmooth_jax.report.request import Request, attacks_on, shown_sizes
 
 SIZE, NUM_IMAGES = (6, 9), 37
 PATCHES = [ds.Patch(2, 2), ds.Patch(1, 1), ds.Patch(2, 3)]
@@ -29,23 +29,23 @@ def store(tmp_path_factory):
     )
 
 
-def make_question(store, **changes):
+def make_request(store, **changes):
     attacks = attacks_on(store.ablation, SIZE, PATCHES, area=3, num_patches=2)
-    wanted = {"main": "graded", "has_maps": True, "thresholds": (0.2, 0.4)}
+    wanted = {"voting": "graded", "has_maps": True, "thresholds": (0.2, 0.4)}
     wanted |= {"sample": np.array([0, 5, 36]), "strengths": (2.0,), **changes}
-    return Question(attacks, ("threshold", "top_one", "graded"), 0.3, 4.0, **wanted)
+    return Request(attacks, ("threshold", "top_one", "graded"), 0.3, 4.0, **wanted)
 
 
 def test_every_answer_is_what_the_functions_say(store):
     # Protects the report: each number against the function that defines it.
-    question = make_question(store)
-    found, scores = ask(store, question), store.read_all()
+    request = make_request(store)
+    found, scores = analyze(store, request), store.read_all()
     names = {"2x2", "1x1", "2x3", "1x3", "3x1", "area <=3", "2 x 2x2", "2 x 1x1"}
-    assert {str(attack) for attack in question.attacks} == {*names, "2 x 2x3"}
-    for voting in question.votings:
-        votes, limit = question.cast(scores, voting)
+    assert {str(attack) for attack in request.attacks} == {*names, "2 x 2x3"}
+    for voting in request.votings:
+        votes, limit = request.cast(scores, voting)
         assert (found.largest[voting] == largest(votes, store, limit)).all()
-        for attack, (touched, num_patches) in question.attacks.items():
+        for attack, (touched, num_patches) in request.attacks.items():
             if num_patches > 1:
                 certificate, is_exact = ds.certify_several(
                     votes, touched, 2, limit=limit
@@ -67,29 +67,29 @@ def test_every_answer_is_what_the_functions_say(store):
     for voting, setting in (("threshold", 0.3), ("graded", 4.0)):
         name = {"threshold": "threshold", "graded": "strength"}[voting]
         doubt = ds.uncertain_votes(scores, 1e-6, **{name: setting})
-        votes, limit = question.cast(scores, voting)
-        touched = question.attacks[PATCHES[0]][0]
+        votes, limit = request.cast(scores, voting)
+        touched = request.attacks[PATCHES[0]][0]
         certificate = ds.certify(votes, touched, limit=limit, uncertain=doubt)
         wanted = ds.evaluate(certificate, store.labels).certified
         assert found.uncertain[voting, PATCHES[0]] == wanted
         sweep = ds.sweep(
             scores,
             store.labels,
-            {question.focus: question.attacks[question.focus][0]},
+            {request.patch: request.attacks[request.patch][0]},
             thresholds=[0.2, 0.3, 0.4],
             strengths=[2.0, 4.0],
         )
         assert (
             found.settings[voting, setting]
-            == (sweep[voting, setting, question.focus, "placement"])
+            == (sweep[voting, setting, request.patch, "placement"])
         )
-    votes, limit = question.cast(scores, "graded")
+    votes, limit = request.cast(scores, "graded")
     maps = ds.vulnerability_map(votes, store.ablation, PATCHES[0], SIZE, limit=limit)
     for name, wanted in zip(("margin", "rival"), maps, strict=True):
         np.testing.assert_array_equal(found.maps[name], wanted)
     np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes, limit=limit))
     assert found.base_accuracy == ds.base_accuracy(scores, store.labels)
-    np.testing.assert_array_equal(found.sample, scores[question.sample])
+    np.testing.assert_array_equal(found.sample, scores[request.sample])
 
 
 def largest(votes, store, limit):
@@ -98,12 +98,12 @@ def largest(votes, store, limit):
 
 def test_squares_are_those_that_are_certified(store):
     # Protects the curve over all squares, which is made of the largest one alone.
-    question = make_question(store)
-    found = ask(store, question)
+    request = make_request(store)
+    found = analyze(store, request)
     squares = found.squares(store.labels, range(1, 7))
     assert len(squares) == 18
     for (voting, patch, rule), result in squares.items():
-        votes, limit = question.cast(store.read_all(), voting)
+        votes, limit = request.cast(store.read_all(), voting)
         touched = ds.touched(store.ablation, patch, SIZE)
         certificate = ds.certify(votes, touched, rule=rule, limit=limit)
         assert result == ds.evaluate(certificate, store.labels)
@@ -114,10 +114,10 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
     store, group, monkeypatch, tmp_path
 ):
     # Protects large stores: groups of shards, joined, say what all images say.
-    question = make_question(store)
-    wanted = ask(store, question)
+    request = make_request(store)
+    wanted = analyze(store, request)
     small = ds.open_scores(remake(store, tmp_path / "scores", group))
-    monkeypatch.setattr(answers_module, "_GROUP_IMAGES", group)
+    monkeypatch.setattr(analysis_module, "_GROUP_IMAGES", group)
     seen = []
 
     def watch(groups):
@@ -125,9 +125,9 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
             seen.append(span.stop - span.start)
             yield span, scores
 
-    found = ask(small, question, watch=watch)
+    found = analyze(small, request, watch=watch)
     assert seen[0] == group and sum(seen) == NUM_IMAGES
-    for field in dataclasses.fields(Answers):
+    for field in dataclasses.fields(Analysis):
         one, two = getattr(wanted, field.name), getattr(found, field.name)
         assert_equal(one, two)
 
@@ -135,17 +135,17 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
 def test_a_field_that_does_not_say_how_it_is_combined_is_refused():
     # Protects from a new number per image being added up without a word.
     @dataclasses.dataclass(frozen=True)
-    class More(Answers):
+    class More(Analysis):
         entropy: np.ndarray
 
     with pytest.raises(TypeError, match=r"More\.entropy must say how it is combined"):
-        answers_module.ways_to_combine(More)
-    assert len(answers_module.ways_to_combine(Answers)) == 14
+        analysis_module.ways_to_combine(More)
+    assert len(analysis_module.ways_to_combine(Analysis)) == 14
 
 
 def remake(store, path, shard_size):
     """The same scores, in shards of another size."""
-    from dsmooth_jax.store import create_store, write_shard
+    from dsmooth_jax.storage.score_store import create_store, write_shard
 
     scores = store.read_all()
     small = create_store(
@@ -184,8 +184,8 @@ def test_a_store_of_no_image_is_answered(tmp_path):
         image_shape=(*SIZE, 1),
         labels=np.empty(0, np.int64),
     )
-    question = make_question(store, has_figures=False, sample=np.empty(0, np.int64))
-    found = ask(store, question)
+    request = make_request(store, has_figures=False, sample=np.empty(0, np.int64))
+    found = analyze(store, request)
     assert np.isnan(found.base_accuracy) and len(found.runner_up) == 0
 
 
@@ -193,8 +193,8 @@ def test_the_focus_is_the_middle_patch(store):
     # Protects which patch figures and the claim are about.
     for patches, middle in ((PATCHES, PATCHES[0]), (PATCHES[:2], PATCHES[0])):
         attacks = attacks_on(store.ablation, SIZE, patches)
-        question = Question(attacks, ("graded",), 0.3, 5.0, main="graded")
-        assert question.focus == middle
+        request = Request(attacks, ("graded",), 0.3, 5.0, voting="graded")
+        assert request.patch == middle
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_many_sizes_are_thinned_out():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"main": "majority"}, "main='majority' must be one of"),
+        ({"voting": "majority"}, "voting='majority' must be one of"),
         ({"threshold": 0.0}, "threshold=0.0"),
         ({"strength": 0.5}, "strength=0.5"),
         ({"votings": ("majority",)}, "voting='majority'"),
@@ -228,6 +228,6 @@ def test_a_question_that_makes_no_sense_is_refused(
 ):
     # Protects from reports of nothing: refused where it is asked.
     good = {"attacks": attacks_on(store.ablation, SIZE, PATCHES), "strength": 5.0}
-    good |= {"votings": ("threshold",), "threshold": 0.3, "main": "threshold"}
+    good |= {"votings": ("threshold",), "threshold": 0.3, "voting": "threshold"}
     with pytest.raises(ValueError, match=word):
-        Question(**good | change)
+        Request(**good | change)

@@ -20,10 +20,10 @@ from dsmooth_jax.ablation import (
     Rows,
     ablation_to_json,
 )
-from dsmooth_jax.answers import Answers
 from dsmooth_jax.evaluation import Accuracy, Evaluation
-from dsmooth_jax.inquiry import Key, Question
-from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.request import Key, Request
+from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import counted, csv_text, one_line
 
@@ -106,10 +106,10 @@ def write_rows(
     path.write_text(format_rows(columns), "utf-8", "backslashreplace", newline="")
 
 
-def claim(store: ScoreStore, question: Question, answers: Answers) -> str:
+def claim(store: ScoreStore, request: Request, analysis: Analysis) -> str:
     """Says in a sentence what is proven, against whom, for which images and model."""
-    patch, voting = question.focus, question.main
-    accuracy = answers.results[voting, patch, "placement"].certified
+    patch, voting = request.patch, request.voting
+    accuracy = analysis.results[voting, patch, "placement"].certified
     low, high = (100 * bound for bound in accuracy.interval)
     return (
         f"{accuracy.count:,} of {describe_images(store)} "
@@ -117,15 +117,15 @@ def claim(store: ScoreStore, question: Question, answers: Answers) -> str:
         f"{'is' if accuracy.count == 1 else 'are'} classified right, and proven to "
         f"stay so: no {patch} patch, anywhere in the image, with any content, by an "
         "attacker who knows everything, changes the prediction of "
-        f"{describe_model(store)}, decided by {describe_voting(question, voting)}."
+        f"{describe_model(store)}, decided by {describe_voting(request, voting)}."
     )
 
 
-def caption(store: ScoreStore, question: Question, votings: Sequence[str]) -> str:
+def caption(store: ScoreStore, request: Request, votings: Sequence[str]) -> str:
     """The small print of a figure: number of images, which, ablation, settings."""
     texts = {
-        "threshold": f"threshold {question.threshold:g}",
-        "graded": f"strength {question.strength:g}",
+        "threshold": f"threshold {request.threshold:g}",
+        "graded": f"strength {request.strength:g}",
         "top_one": "top one",
     }
     about = [describe_images(store), str(store.ablation)]
@@ -177,27 +177,29 @@ def describe_ablation(ablation: Ablation) -> str:
     return str(ablation)
 
 
-def describe_voting(question: Question, voting: str) -> str:
+def describe_voting(request: Request, voting: str) -> str:
     """Returns for example "graded votes (strength 5)"."""
     setting = {
-        "threshold": f" (threshold {question.threshold:g})",
-        "graded": f" (strength {question.strength:g})",
+        "threshold": f" (threshold {request.threshold:g})",
+        "graded": f" (strength {request.strength:g})",
     }
     return f"{voting.replace('_', ' ')} votes{setting.get(voting, '')}"
 
 
-def summary(store: ScoreStore, question: Question, answers: Answers) -> dict[str, Any]:
+def summarize(
+    store: ScoreStore, request: Request, analysis: Analysis
+) -> dict[str, Any]:
     """What summary.json holds."""
     data = store.made_by.get("data")
     split = data.get("split") if isinstance(data, Mapping) else None
     records = []
-    for (voting, attack, rule), result in answers.results.items():
+    for (voting, attack, rule), result in analysis.results.items():
         record = accuracy_record(voting, attack, rule, result)
-        if rule == "placement" and (voting, attack) in answers.uncertain:
-            doubtful = answers.uncertain[voting, attack]
+        if rule == "placement" and (voting, attack) in analysis.uncertain:
+            doubtful = analysis.uncertain[voting, attack]
             record["certified_accuracy_uncertain"] = doubtful.value
-        if (voting, attack) in answers.is_exact:
-            record["is_exact"] = answers.is_exact[voting, attack]
+        if (voting, attack) in analysis.is_exact:
+            record["is_exact"] = analysis.is_exact[voting, attack]
         records.append(record)
     return {
         "num_images": len(store),
@@ -205,45 +207,45 @@ def summary(store: ScoreStore, question: Question, answers: Answers) -> dict[str
         "ablation": ablation_to_json(store.ablation),
         "image_shape": list(store.image_shape),
         "resized_to": resized_to(store),
-        "voting": question.main,
-        "threshold": question.threshold,
-        "strength": question.strength,
+        "voting": request.voting,
+        "threshold": request.threshold,
+        "strength": request.strength,
         "settings_chosen_on": store.made_by.get("chosen_on", "not recorded"),
-        "tolerance": question.tolerance,
-        "clean_accuracy": answers.results[
-            question.main, question.focus, "placement"
+        "tolerance": request.tolerance,
+        "clean_accuracy": analysis.results[
+            request.voting, request.patch, "placement"
         ].clean.value,
-        "base_accuracy": answers.base_accuracy,
+        "base_accuracy": analysis.base_accuracy,
         "certificates": records,
         "made_by": store.made_by,
     }
 
 
 def image_rows(
-    store: ScoreStore, question: Question, answers: Answers
+    store: ScoreStore, request: Request, analysis: Analysis
 ) -> dict[str, np.ndarray]:
     """The columns of rows.csv, a row for each image; predictions by the main voting."""
     return {
         "id": store.ids,
         "label": store.labels,
-        "prediction": answers.predictions[question.main],
-        "runner_up": answers.runner_up,
+        "prediction": analysis.predictions[request.voting],
+        "runner_up": analysis.runner_up,
         **{
             f"largest_certified_square_{voting}": side
-            for voting, side in answers.largest.items()
+            for voting, side in analysis.largest.items()
         },
         **{
             f"margin_{attack}_{voting}_{rule}": margin
-            for (voting, attack, rule), margin in answers.margins.items()
+            for (voting, attack, rule), margin in analysis.margins.items()
         },
     }
 
 
-def sweep_rows(answers: Answers) -> dict[str, Sequence[Any]]:
+def sweep_rows(analysis: Analysis) -> dict[str, Sequence[Any]]:
     """The columns of sweep.csv: every setting, attack and rule that was asked for."""
     names = ("voting", "setting", "attack", "rule", "clean", "certified", "num_images")
     rows = [
         (*key, result.clean.count, result.certified.count, result.clean.num_images)
-        for key, result in answers.sweep.items()
+        for key, result in analysis.sweep.items()
     ]
     return dict(zip(names, zip(*rows, strict=True), strict=True))

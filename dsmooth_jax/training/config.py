@@ -15,10 +15,10 @@ from typing import Any
 from ml_collections import config_dict
 
 from dsmooth_jax import models
-from dsmooth_jax.augment import AugmentConfig
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
-from dsmooth_jax.losses import LossConfig
-from dsmooth_jax.optimizers import OptimizerConfig
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.losses import LossConfig
+from dsmooth_jax.training.optimizers import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)

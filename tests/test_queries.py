@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import dsmooth_jax as ds
 from dsmooth_jax import duels as duels_module
-from dsmooth_jax import questions
+from dsmooth_jax import queries
 
 # (ablation, image size): wrap, strides that do not divide, several windows.
 GEOMETRIES = [
@@ -157,7 +157,7 @@ def test_where_unions_are_too_many_the_short_cut_is_sound(monkeypatch):
                 arguments = (table, sets, num_patches)
                 exact, _ = ds.certify_several(*arguments, limit=limit)
                 with monkeypatch.context() as patched:
-                    patched.setattr(questions, "MAX_UNION_ENTRIES", 0)
+                    patched.setattr(queries, "MAX_UNION_ENTRIES", 0)
                     short, is_exact = ds.certify_several(*arguments, limit=limit)
                 assert is_exact is False
                 np.testing.assert_array_equal(short.prediction, exact.prediction)
@@ -171,7 +171,7 @@ def test_where_unions_are_too_many_the_short_cut_is_sound(monkeypatch):
 
 def test_the_short_cut_is_the_formula(monkeypatch):
     # Protects the short cut from being weaker than it must: METHOD's formula, by loops.
-    monkeypatch.setattr(questions, "MAX_UNION_ENTRIES", 0)
+    monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", 0)
     rng = np.random.default_rng(1)
     sets = rng.random((5, 8)) < 0.3
     nobody = np.zeros(8, bool)
@@ -192,7 +192,7 @@ def test_a_limit_between_pairs_and_triples_keeps_triples_sound(monkeypatch):
     sets = ds.touched(ds.Columns(1), ds.Patch(1, 1), (1, 9))
     votes = tables(rng, 60, 9, 3)[0][0]
     exact, _ = ds.certify_several(votes, sets, 3)
-    monkeypatch.setattr(questions, "MAX_UNION_ENTRIES", len(sets) * sets.size)
+    monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", len(sets) * sets.size)
     assert ds.certify_several(votes, sets, 2)[1] is True
     found, is_exact = ds.certify_several(votes, sets, 3)
     assert is_exact is False
@@ -203,7 +203,7 @@ def test_a_limit_between_pairs_and_triples_keeps_triples_sound(monkeypatch):
 @pytest.mark.parametrize("num_patches", [1, 2])
 def test_several_patches_of_no_image(monkeypatch, max_entries, num_patches):
     # Protects N = 0, on both ways.
-    monkeypatch.setattr(questions, "MAX_UNION_ENTRIES", max_entries)
+    monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", max_entries)
     sets = np.eye(4, dtype=bool)
     for table, limit in tables(np.random.default_rng(0), 0, 4, 3):
         found, is_exact = ds.certify_several(table, sets, num_patches, limit=limit)
@@ -277,7 +277,7 @@ def test_the_worst_placement_is_where_the_map_is_least(ablation, size):
     for shape in ((1, 1), (2, 1), (1, 2), size):
         patch = ds.Patch(*shape)
         for table, limit in tables(rng, 12, ablation.num_ablations(size), 3):
-            found = questions.worst_placement(table, ablation, patch, size, limit=limit)
+            found = queries.worst_placement(table, ablation, patch, size, limit=limit)
             maps = ds.vulnerability_map(table, ablation, patch, size, limit=limit)
             for margin, rival, (y, x), at, by in zip(*found, *maps, strict=True):
                 assert margin == at.min() == at[y, x]
@@ -292,7 +292,7 @@ def test_certified_rectangles_are_those_that_certify_certifies(ablation, size):
     heights, widths = [1, 2, *range(4, size[0] + 1)], range(1, size[1] + 1)
     heights = [h for h in heights if h <= size[0]]
     for table, limit in tables(rng, 20, ablation.num_ablations(size), 3):
-        found = questions.certified_rectangles(
+        found = queries.certified_rectangles(
             table, ablation, size, heights, widths, limit=limit
         )
         for i, h in enumerate(heights):
@@ -304,7 +304,7 @@ def test_certified_rectangles_are_those_that_certify_certifies(ablation, size):
     assert num
     for bad in ([], [2, 1], [1, 1]):
         with pytest.raises(ValueError, match="heights"):
-            questions.certified_rectangles(table, ablation, size, bad, [1])
+            queries.certified_rectangles(table, ablation, size, bad, [1])
 
 
 def test_doubtful_votes_count_in_every_question(monkeypatch):
@@ -319,7 +319,7 @@ def test_doubtful_votes_count_in_every_question(monkeypatch):
             expected = ds.certify(table, unions, **options)
             equal(ds.certify_several(table, sets, 2, **options)[0], expected)
             with monkeypatch.context() as patched:
-                patched.setattr(questions, "MAX_UNION_ENTRIES", 0)
+                patched.setattr(queries, "MAX_UNION_ENTRIES", 0)
                 short, _ = ds.certify_several(table, sets, 2, **options)
                 single, _ = ds.certify_several(table, sets, 1, **options)
             assert (short.margin <= expected.margin).all()
@@ -331,11 +331,11 @@ def test_doubtful_votes_count_in_every_question(monkeypatch):
                 where = (table, ablation, patch, size)
                 maps = ds.vulnerability_map(*where, **options)
                 np.testing.assert_array_equal(maps[0].min(axis=(1, 2)), alone.margin)
-                worst = questions.worst_placement(*where, **options)
+                worst = queries.worst_placement(*where, **options)
                 np.testing.assert_array_equal(worst[0], alone.margin)
                 largest = ds.largest_certified_patch(table, ablation, size, **options)
                 np.testing.assert_array_equal(largest >= m, alone.is_certified)
-                shapes = questions.certified_rectangles(
+                shapes = queries.certified_rectangles(
                     table, ablation, size, [m], [m], **options
                 )
                 np.testing.assert_array_equal(shapes[:, 0, 0], alone.is_certified)
@@ -378,7 +378,7 @@ def test_chunks_change_no_answer(monkeypatch):
         maps = ds.vulnerability_map(table, ds.Columns(2), patch, size, limit=limit)
         return short.margin, *maps, ds.runner_up(table, limit=limit)
 
-    monkeypatch.setattr(questions, "MAX_UNION_ENTRIES", 0)
+    monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", 0)
     for table, limit in tables(rng, 20, 6, 3):
         table.flags.writeable = False
         whole = answers(table, limit)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmooth_jax import drawing, tables
-from dsmooth_jax.answers import Answers
 from dsmooth_jax.evaluation import Accuracy
-from dsmooth_jax.explorer import explore, is_grid
-from dsmooth_jax.gallery import atlas, choose, load_thumbnails
-from dsmooth_jax.inquiry import Question
-from dsmooth_jax.provenance import flatten
-from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.report import plot_style, summary
+from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.explorer_data import explore, is_grid
+from dsmooth_jax.report.request import Request
+from dsmooth_jax.report.thumbnails import atlas, choose, load_thumbnails
+from dsmooth_jax.storage.provenance import flatten
+from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -65,17 +65,17 @@ _FIGURES = {
 
 def render(
     store: ScoreStore,
-    question: Question,
-    answers: Answers,
+    request: Request,
+    analysis: Analysis,
     figures: Mapping[str, "Figure"],
 ) -> str:
     """Renders the page.
 
     Args:
       store: the scores.
-      question: what was asked.
-      answers: what was found.
-      figures: {name: figure} of `report.draw`.
+      request: what was asked.
+      analysis: what was found.
+      figures: {name: figure} of `draw`.
 
     Returns:
       HTML, complete.
@@ -90,34 +90,34 @@ def render(
         trim_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    data = explore(store, question, answers)
-    pictures = _atlas(store, question)
+    data = explore(store, request, analysis)
+    pictures = _atlas(store, request)
     if pictures is not None:
         data["atlas"] = {k: pictures[k] for k in ("columns", "cell", "size")}
     return environment.get_template("report.html").render(
-        title=f"Certified against a {question.focus} patch",
-        claim=tables.claim(store, question, answers).replace(" %", "\u00a0%"),
-        stats=_stats(question, answers),
-        rows=_rows(question, answers),
+        title=f"Certified against a {request.patch} patch",
+        claim=summary.claim(store, request, analysis).replace(" %", "\u00a0%"),
+        stats=_stats(request, analysis),
+        rows=_rows(request, analysis),
         figures=[
             {
                 "name": name,
                 "label": _FIGURES[name][0],
                 "text": _FIGURES[name][1],
-                "svg": Markup(_inline(drawing.svg(figure, has_caption=False), name)),
-                "caption": drawing.get_caption(figure),
+                "svg": Markup(_inline(plot_style.svg(figure, has_caption=False), name)),
+                "caption": plot_style.get_caption(figure),
             }
             for name, figure in figures.items()
         ],
         num_images=len(store),
         images=counted(len(store), "image"),
-        num_shown=len(question.sample),
-        sees=tables.describe_ablation(store.ablation),
+        num_shown=len(request.sample),
+        sees=summary.describe_ablation(store.ablation),
         image_size="{}x{}".format(*store.image_size),
-        resized_to="x".join(map(str, tables.resized_to(store) or ())),
-        tolerance=f"{question.tolerance:g}",
+        resized_to="x".join(map(str, summary.resized_to(store) or ())),
+        tolerance=f"{request.tolerance:g}",
         chosen_on=store.made_by.get("chosen_on", "not recorded"),
-        provenance=_provenance(store, question),
+        provenance=_provenance(store, request),
         atlas=pictures,
         is_map=is_grid(store.ablation, store.image_size),
         data=data,
@@ -126,16 +126,16 @@ def render(
     )
 
 
-def _stats(question: Question, answers: Answers) -> list[dict[str, str]]:
-    found = answers.results[question.main, question.focus, "placement"]
-    focus = question.focus
+def _stats(request: Request, analysis: Analysis) -> list[dict[str, str]]:
+    found = analysis.results[request.voting, request.patch, "placement"]
+    focus = request.patch
     return [
         _stat("Right, no patch", found.clean),
         _stat(f"Right and certified at {focus}", found.certified),
         _stat(f"Certified but wrong at {focus}", found.certified_wrong),
         {
             "name": "One ablation alone",
-            "value": f"{100 * answers.base_accuracy:.1f} %",
+            "value": f"{100 * analysis.base_accuracy:.1f} %",
             "detail": "right, on average",
         },
     ]
@@ -147,17 +147,17 @@ def _stat(name: str, accuracy: Accuracy) -> dict[str, str]:
     return {"name": name, "value": f"{text['value']} %", "detail": detail}
 
 
-def _rows(question: Question, answers: Answers) -> list[dict[str, Any]]:
+def _rows(request: Request, analysis: Analysis) -> list[dict[str, Any]]:
     """The table's rows: of each attack a row for each voting."""
     rows = []
-    for attack in question.attacks:
-        for voting in question.votings:
-            placement = answers.results[voting, attack, "placement"]
-            margin = answers.results.get((voting, attack, "margin"))
+    for attack in request.attacks:
+        for voting in request.votings:
+            placement = analysis.results[voting, attack, "placement"]
+            margin = analysis.results.get((voting, attack, "margin"))
             rows.append(
                 {
                     "attack": str(attack),
-                    "is_first": voting == question.votings[0],
+                    "is_first": voting == request.votings[0],
                     "voting": voting.replace("_", " "),
                     "clean": _percent(placement.clean),
                     "certified": _percent(placement.certified),
@@ -177,7 +177,7 @@ def _percent(accuracy: Accuracy) -> dict[str, str]:
 
 
 def _provenance(
-    store: ScoreStore, question: Question
+    store: ScoreStore, request: Request
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(title, [(name, value)])]: settings, then what the store says of itself."""
     settings = [
@@ -186,11 +186,11 @@ def _provenance(
         ("ablation", str(store.ablation)),
         ("ablations", f"{store.ablation.num_ablations(store.image_size):,}"),
         ("classes", f"{store.num_classes:,}"),
-        ("votings", ", ".join(question.votings)),
-        ("figures are by", question.main),
-        ("threshold", f"{question.threshold:g}"),
-        ("strength", f"{question.strength:g}"),
-        ("tolerance", f"{question.tolerance:g}"),
+        ("votings", ", ".join(request.votings)),
+        ("figures are by", request.voting),
+        ("threshold", f"{request.threshold:g}"),
+        ("strength", f"{request.strength:g}"),
+        ("tolerance", f"{request.tolerance:g}"),
     ]
     made_by = {k: v for k, v in store.made_by.items() if k != "class_names"}
     versions = made_by.pop("versions", {})
@@ -204,10 +204,10 @@ def _facts(record: Any) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in flatten(record).items() if record]
 
 
-def _atlas(store: ScoreStore, question: Question) -> dict[str, Any] | None:
+def _atlas(store: ScoreStore, request: Request) -> dict[str, Any] | None:
     """The pictures of the sample in one, where there are any."""
     pixels = load_thumbnails(store)
-    if pixels is None or not np.array_equal(question.sample, choose(store)):
+    if pixels is None or not np.array_equal(request.sample, choose(store)):
         return None
     media, content, columns, cell = atlas(pixels)
     return {
@@ -227,13 +227,13 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     for color, variable in {
-        drawing.INK: "ink",
-        drawing.MUTED: "muted",
-        drawing.FAINT: "rule",
-        drawing.PAPER: "card",
-        drawing.BLUE: "blue",
-        drawing.ORANGE: "orange",
-        drawing.GREEN: "green",
+        plot_style.INK: "ink",
+        plot_style.MUTED: "muted",
+        plot_style.FAINT: "rule",
+        plot_style.PAPER: "card",
+        plot_style.BLUE: "blue",
+        plot_style.ORANGE: "orange",
+        plot_style.GREEN: "green",
         "#000000": "ink",
     }.items():
         svg = svg.replace(color, f"var(--{variable})")

@@ -26,14 +26,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
-from dsmooth_jax import checkpoint, distributed, journal, provenance
-from dsmooth_jax.checkpoint import DamagedCheckpointError
+from dsmooth_jax import distributed
 from dsmooth_jax.checks import check_range
 from dsmooth_jax.data import Batch
 from dsmooth_jax.models import Variables
 from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.training import TrainState, TrainStep
-from dsmooth_jax.workdir import LATEST, check_free
+from dsmooth_jax.storage import checkpoint, provenance
+from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
+from dsmooth_jax.training import metrics
+from dsmooth_jax.training.ownership import LATEST, check_free
+from dsmooth_jax.training.step import TrainState, TrainStep
 
 _READ_EVERY = 100  # steps between two readings of metrics from the device
 
@@ -140,7 +142,7 @@ def run(
     key_data = distributed.replicate(jax.random.key_data(key), mesh)
     best, first, last = resumed.best, int(resumed.state.step), plan.num_steps
     metrics_path = workdir / "metrics.jsonl"
-    lines = journal.cut(metrics_path, first) if is_first else []
+    lines = metrics.cut(metrics_path, first) if is_first else []
     if first >= last:
         return Outcome(first, 0, True, best, lines)
 
@@ -156,12 +158,12 @@ def run(
     )
     with (
         distributed.stop_requested() as stop_requested,
-        journal.tensorboard(logs, first) as log,
+        metrics.tensorboard(logs, first) as log,
     ):
         for step, (images, labels) in zip(steps, batches(first, last), strict=True):
             batch = distributed.spread((images, labels.astype(np.int32)), mesh)
-            state, metrics = step_fn(state, *batch, key_data)
-            means.unread.append(metrics)
+            state, measured = step_fn(state, *batch, key_data)
+            means.unread.append(measured)
             done = step + 1
             is_validated = done == last or _passes(done, plan.validate_every)
             stops = stop_requested(done)
@@ -181,7 +183,7 @@ def run(
                 is_best = best is None or goodness(choice) >= goodness(best)
                 best = {"step": done, **choice} if is_best else best
                 if is_first:
-                    journal.append(metrics_path, line)
+                    metrics.append(metrics_path, line)
                     log(line)
                     left = (time.time() - begun) / (done - first) * (last - done)
                     tqdm.write(
@@ -219,8 +221,8 @@ class Means:
           ValueError: a metric is not finite; the message names the step.
         """
         first = done - len(self.unread)
-        for step, metrics in enumerate(jax.device_get(self.unread), start=first):
-            for name, value in metrics.items():
+        for step, measured in enumerate(jax.device_get(self.unread), start=first):
+            for name, value in measured.items():
                 if not np.isfinite(value):
                     what = f"the {name} became {float(value)}"
                     raise _diverged(what, step, learning_rate, workdir)

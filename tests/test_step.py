@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax import masking, models, optimizers, training
+from dsmooth_jax import masking, models
 from dsmooth_jax.ablation import ablation_from_json, thinned
-from dsmooth_jax.augment import AugmentConfig
-from dsmooth_jax.config import from_json, to_json
-from dsmooth_jax.losses import LossConfig
-from dsmooth_jax.optimizers import OptimizerConfig
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.config import from_json, to_json
+from dsmooth_jax.training.losses import LossConfig
+from dsmooth_jax.training.optimizers import OptimizerConfig
+from dsmooth_jax.training.step import init_state, make_train_step
 
 SHAPE = (8, 8, 1)
 
@@ -44,9 +46,9 @@ def batch(n=12, shape=SHAPE, num_classes=3):
 def run(config, augment=None, num_steps=30):
     classifier = small_classifier()
     optimizer, _ = optimizers.make_optimizer(config, num_epochs=1, steps_per_epoch=30)
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    state = init_state(classifier, optimizer, jax.random.key(0))
     augment = augment or AugmentConfig()
-    step = jax.jit(training.make_train_step(classifier, optimizer, augment))
+    step = jax.jit(make_train_step(classifier, optimizer, augment))
     losses = []
     for _ in range(num_steps):
         state, metrics = step(state, *batch(), jax.random.key(1))
@@ -91,8 +93,8 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
         num_epochs=1,
         steps_per_epoch=1,
     )
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
-    step = jax.jit(training.make_train_step(classifier, optimizer, AugmentConfig()))
+    state = init_state(classifier, optimizer, jax.random.key(0))
+    step = jax.jit(make_train_step(classifier, optimizer, AugmentConfig()))
     after, metrics = step(state, images, labels, jax.random.key(1))
     _, ablate_key = jax.random.split(jax.random.fold_in(jax.random.key(1), state.step))
 
@@ -118,7 +120,7 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
 
 def margin_step(classifier, ablation, optimizer, every=1, patch=(2, 2)):
     return jax.jit(
-        training.make_train_step(
+        make_train_step(
             classifier,
             optimizer,
             AugmentConfig(),
@@ -146,7 +148,7 @@ def test_training_on_the_margin_certifies(name, every, patch):
         num_epochs=1,
         steps_per_epoch=40,
     )
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    state = init_state(classifier, optimizer, jax.random.key(0))
     step = margin_step(classifier, thinned(ablation, every), optimizer, every, patch)
     images, labels = batch()
     for _ in range(40):
@@ -165,7 +167,7 @@ def test_a_loss_on_the_margin_needs_touched_sets():
         OptimizerConfig(), num_epochs=1, steps_per_epoch=1
     )
     with pytest.raises(ValueError, match="sets=None"):
-        training.make_train_step(
+        make_train_step(
             small_classifier(),
             optimizer,
             AugmentConfig(),
@@ -179,7 +181,7 @@ def test_touched_sets_of_other_ablations_are_refused():
         OptimizerConfig(), num_epochs=1, steps_per_epoch=1
     )
     classifier = small_classifier()
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    state = init_state(classifier, optimizer, jax.random.key(0))
     step = margin_step(classifier, ds.Columns(2), optimizer, every=2)
     with pytest.raises(ValueError, match=r"touched has .* loss\.every=2; .* thinned"):
         step(state, *batch(), jax.random.key(0))
@@ -226,11 +228,9 @@ def test_the_average_is_the_exponential_one():
         OptimizerConfig(), num_epochs=1, steps_per_epoch=3
     )
     step = jax.jit(
-        training.make_train_step(classifier, optimizer, AugmentConfig(), ema_decay=0.15)
+        make_train_step(classifier, optimizer, AugmentConfig(), ema_decay=0.15)
     )
-    state = training.init_state(
-        classifier, optimizer, jax.random.key(0), has_average=True
-    )
+    state = init_state(classifier, optimizer, jax.random.key(0), has_average=True)
 
     def kernel(variables):
         return np.asarray(variables["params"]["conv1"]["kernel"])
@@ -250,7 +250,7 @@ def test_a_run_starts_from_given_variables():
         OptimizerConfig(), num_epochs=1, steps_per_epoch=1
     )
     given = classifier.init(jax.random.key(7))
-    state = training.init_state(
+    state = init_state(
         classifier, optimizer, jax.random.key(0), variables=given, has_average=True
     )
     for found in (state.variables, state.average):
@@ -262,10 +262,8 @@ def step_of(classifier, num_steps=1, images=None, **settings):
     optimizer, _ = optimizers.make_optimizer(
         OptimizerConfig("sgd", 0.05), num_epochs=1, steps_per_epoch=30
     )
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
-    step = training.make_train_step(
-        classifier, optimizer, AugmentConfig(shift=1), **settings
-    )
+    state = init_state(classifier, optimizer, jax.random.key(0))
+    step = make_train_step(classifier, optimizer, AugmentConfig(shift=1), **settings)
     compiled = jax.jit(step)
     for _ in range(num_steps):
         state, metrics = compiled(state, *batch(), jax.random.key(1))
@@ -379,7 +377,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     loss = LossConfig(**config["train"]["loss"])
     ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
     ema_decay = config["train"]["ema_decay"]
-    step = training.make_train_step(
+    step = make_train_step(
         classifier,
         optimizer,
         augment,
@@ -390,7 +388,7 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
         num_accumulated=config["train"]["num_accumulated"],
     )
 
-    state = training.init_state(
+    state = init_state(
         classifier, optimizer, jax.random.key(0), has_average=ema_decay > 0
     )
     real = jax.ShapeDtypeStruct((config["train"]["batch_size"], *shape), jnp.uint8)

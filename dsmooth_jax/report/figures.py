@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsmooth_jax.certificate import Rule
-from dsmooth_jax.drawing import (
+from dsmooth_jax.evaluation import Evaluation
+from dsmooth_jax.report.plot_style import (
     BLUE,
     FAINT,
     GREEN,
@@ -27,8 +28,7 @@ from dsmooth_jax.drawing import (
     percent,
     percent_axis,
 )
-from dsmooth_jax.evaluation import Evaluation
-from dsmooth_jax.inquiry import Key
+from dsmooth_jax.report.request import Key
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.voting import Voting
 from dsmooth_jax.wording import counted, one_line

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from dsmooth_jax.checks import user_path
-from dsmooth_jax.questions import square_of_percent
+from dsmooth_jax.queries import square_of_percent
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
 

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsmooth_jax import checkpoint, config, distributed
-from dsmooth_jax.checkpoint import DamagedCheckpointError
-from dsmooth_jax.provenance import describe_difference
+from dsmooth_jax import distributed
 from dsmooth_jax.smoothed import BEST
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
+from dsmooth_jax.storage.provenance import describe_difference
+from dsmooth_jax.training import config
 
 LATEST = pathlib.Path("checkpoints", "latest")
 """Where in a workdir the checkpoints lie that a run goes on from."""

@@ -18,13 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
-from dsmooth_jax import losses
-from dsmooth_jax.augment import AugmentConfig, augment
 from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count
-from dsmooth_jax.losses import LossConfig
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
+from dsmooth_jax.training import losses
+from dsmooth_jax.training.augment import AugmentConfig, augment
+from dsmooth_jax.training.losses import LossConfig
 from dsmooth_jax.wording import counted
 
 

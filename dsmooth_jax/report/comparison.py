@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmooth_jax import figures, tables
-from dsmooth_jax.answers import Answers, Watch, ask
-from dsmooth_jax.drawing import write_figure
-from dsmooth_jax.inquiry import Question, attacks_on
-from dsmooth_jax.store import PathLike, ScoreStore, StoreError, open_scores
+from dsmooth_jax.report import figures, summary
+from dsmooth_jax.report.analysis import Analysis, Watch, analyze
+from dsmooth_jax.report.plot_style import write_figure
+from dsmooth_jax.report.request import Request, attacks_on
+from dsmooth_jax.storage.score_store import (
+    PathLike,
+    ScoreStore,
+    StoreError,
+    open_scores,
+)
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
 
@@ -25,19 +30,19 @@ class Run:
 
     Attributes:
       store: its scores.
-      question: what it was asked, by its own voting and settings.
-      answers: what was found.
+      request: what it was asked, by its own voting and settings.
+      analysis: what was found.
     """
 
     store: ScoreStore
-    question: Question
-    answers: Answers
+    request: Request
+    analysis: Analysis
 
     def is_hit(self, patch: Patch) -> np.ndarray:
         """Bool [N]: right and certified against the patch, by the placement rule."""
-        voting = self.question.main
-        is_right = self.answers.predictions[voting] == self.store.labels
-        return is_right & (self.answers.margins[voting, patch, "placement"] >= 0)
+        voting = self.request.voting
+        is_right = self.analysis.predictions[voting] == self.store.labels
+        return is_right & (self.analysis.margins[voting, patch, "placement"] >= 0)
 
 
 def find_scores(path: PathLike, split: str) -> ScoreStore:
@@ -110,7 +115,7 @@ def compare(
       stores: {name: scores}, two or more.
       patches: against which.
       voting: of all; the one that each run has saved, if None.
-      watch: as in `ask`.
+      watch: as in `analyze`.
 
     Returns:
       {name: run}.
@@ -125,15 +130,15 @@ def compare(
     runs = {}
     for name, store in stores.items():
         main: Any = voting or store.made_by.get("voting", "threshold")
-        question = Question(
+        request = Request(
             attacks_on(store.ablation, store.image_size, patches),
             (main,),
             store.made_by.get("threshold", 0.3),
             store.made_by.get("strength", 5.0),
-            main=main,
+            voting=main,
             has_figures=False,
         )
-        runs[name] = Run(store, question, ask(store, question, watch=watch))
+        runs[name] = Run(store, request, analyze(store, request, watch=watch))
     return runs
 
 
@@ -141,10 +146,10 @@ def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     """One record for each patch and run; what is gained and lost against the first."""
     first = next(iter(runs.values()))
     found = []
-    for patch in first.question.patches:
+    for patch in first.request.patches:
         for name, run in runs.items():
-            voting = run.question.main
-            result = run.answers.results[voting, patch, "placement"]
+            voting = run.request.voting
+            result = run.analysis.results[voting, patch, "placement"]
             here, there = run.is_hit(patch), first.is_hit(patch)
             found.append(
                 {
@@ -152,7 +157,7 @@ def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
                     "run": name,
                     "ablation": str(run.store.ablation),
                     "voting": voting,
-                    "setting": run.question.setting(voting),
+                    "setting": run.request.setting(voting),
                     "num_images": result.clean.num_images,
                     "clean": result.clean,
                     "certified": result.certified,
@@ -182,7 +187,7 @@ def format_comparison(runs: Mapping[str, Run]) -> str:
             f"{'' if patch == last else patch:9} {shown[name]:{wide}}  "
             f"{row['voting']:9}  "
             f"{100 * row['clean'].value:6.1f}  "
-            f"{tables.format_accuracy(row['certified'])}  {change:17}".rstrip()
+            f"{summary.format_accuracy(row['certified'])}  {change:17}".rstrip()
         )
         last = patch
     return "\n".join(lines)
@@ -191,13 +196,15 @@ def format_comparison(runs: Mapping[str, Run]) -> str:
 def draw(runs: Mapping[str, Run]) -> "Figure":
     """Draws certified accuracy over the side of a square, a line for each run."""
     first = next(iter(runs.values()))
-    largest = max(int(r.answers.largest[r.question.main].max()) for r in runs.values())
+    largest = max(
+        int(r.analysis.largest[r.request.voting].max()) for r in runs.values()
+    )
     sides = range(1, min(largest + 1, *first.store.image_size) + 1)
     found = {}
     for name, run in runs.items():
-        squares = run.answers.squares(run.store.labels, sides)
+        squares = run.analysis.squares(run.store.labels, sides)
         found[name] = dict(zip(sides, squares.values(), strict=True))
-    images = tables.describe_images(first.store)
+    images = summary.describe_images(first.store)
     return figures.comparison_figure(found, caption=f"{images}, placement rule")
 
 
@@ -209,6 +216,6 @@ def write(runs: Mapping[str, Run], out: pathlib.Path) -> list[str]:
         for row in rows(runs)
     ]
     columns = {key: [record[key] for record in records] for key in records[0]}
-    tables.write_rows(out / "comparison.csv", columns)
+    summary.write_rows(out / "comparison.csv", columns)
     write_figure(draw(runs), out / "comparison.png")
     return ["comparison.png", "comparison.svg", "comparison.csv"]

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.answers import Answers
 from dsmooth_jax.duels import check_levels, preference
-from dsmooth_jax.gallery import class_names
-from dsmooth_jax.inquiry import Question, shown_sizes
-from dsmooth_jax.questions import worst_placement
-from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.queries import worst_placement
+from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.request import Request, shown_sizes
+from dsmooth_jax.report.thumbnails import class_names
+from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.voting import Voting
 
 
-def explore(store: ScoreStore, question: Question, answers: Answers) -> dict[str, Any]:
+def explore(store: ScoreStore, request: Request, analysis: Analysis) -> dict[str, Any]:
     """Collects what the explorer of a page shows.
 
     Args:
       store: the scores.
-      question: what was asked; its sample is what is shown one by one.
-      answers: what was found.
+      request: what was asked; its sample is what is shown one by one.
+      analysis: what was found.
 
     Returns:
       Plain JSON. ``votings`` holds for each voting ``clean`` and ``squares``, counts
@@ -45,14 +45,14 @@ def explore(store: ScoreStore, question: Question, answers: Answers) -> dict[str
         "numImages": len(store),
         "imageSize": list(store.image_size),
         "sides": sides,
-        "main": question.main,
-        "focus": _nearest_side(question.focus, sides),
+        "main": request.voting,
+        "focus": _nearest_side(request.patch, sides),
         "windows": _windows(store.ablation, store.image_size),
-        "ids": store.ids[question.sample].tolist(),
-        "labels": store.labels[question.sample].tolist(),
+        "ids": store.ids[request.sample].tolist(),
+        "labels": store.labels[request.sample].tolist(),
         "votings": {
-            voting: _voting(store, question, answers, voting, sides)
-            for voting in question.votings
+            voting: _voting(store, request, analysis, voting, sides)
+            for voting in request.votings
         },
     }
 
@@ -65,14 +65,14 @@ def is_grid(ablation: Ablation, image_size: ImageSize) -> bool:
 
 def _voting(
     store: ScoreStore,
-    question: Question,
-    answers: Answers,
+    request: Request,
+    analysis: Analysis,
     voting: Voting,
     sides: list[int],
 ) -> dict[str, Any]:
-    squares = answers.squares(store.labels, sides)
+    squares = analysis.squares(store.labels, sides)
     found = [squares[voting, Patch(side, side), "placement"] for side in sides]
-    votes, limit = question.cast(answers.sample, voting)
+    votes, limit = request.cast(analysis.sample, voting)
     width = store.image_size[1]
     margins, rivals, corners = [], [], []  # [sides, n] each
     for side in sides:
@@ -82,12 +82,12 @@ def _voting(
         margins.append(margin)
         rivals.append(rival)
         corners.append(corner @ [width, 1])
-    prediction = answers.predictions[voting][question.sample]
+    prediction = analysis.predictions[voting][request.sample]
     levels, checked_limit, _ = check_levels(votes, limit)
     preferences = preference(levels, levels, prediction, checked_limit)
-    asked = np.stack([*rivals, store.labels[question.sample]], axis=1)  # [n, sides + 1]
+    asked = np.stack([*rivals, store.labels[request.sample]], axis=1)  # [n, sides + 1]
     return {
-        "setting": question.setting(voting),
+        "setting": request.setting(voting),
         "limit": checked_limit,
         "clean": _share(found[0].clean),
         "squares": [
@@ -95,7 +95,7 @@ def _voting(
             for e in found
         ],
         "prediction": prediction.tolist(),
-        "largest": answers.largest[voting][question.sample].tolist(),
+        "largest": analysis.largest[voting][request.sample].tolist(),
         "margin": np.stack(margins, axis=1).tolist(),
         "rival": np.stack(rivals, axis=1).tolist(),
         "corner": np.stack(corners, axis=1).tolist(),

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dsmooth_jax import trees
-from dsmooth_jax.trees import PyTree
+from dsmooth_jax.storage import pytrees
+from dsmooth_jax.storage.pytrees import PyTree
 
 _TMP_SUFFIX = ".orbax-checkpoint-tmp"
 
@@ -79,20 +79,20 @@ def save(
         raise ValueError(f"step={step} must be at least 0")
     if keep < 1:
         raise ValueError(f"keep={keep} must be at least 1")
-    trees.check_json(metadata, "metadata")
+    pytrees.check_json(metadata, "metadata")
     newest = latest_step(directory)
     if newest is not None and step <= newest:
         raise CheckpointError(
             f"step={step} must be above {newest}, the newest step in {directory}: "
             "restore that one and go on from it, or save into another directory"
         )
-    host_tree = trees.to_host(tree)
+    host_tree = pytrees.to_host(tree)
     record: dict[str, Any] = {
         "metadata": metadata,
-        "leaves": trees.describe(host_tree),
-        "arrays_sha256": trees.arrays_sha256(host_tree),
+        "leaves": pytrees.describe(host_tree),
+        "arrays_sha256": pytrees.arrays_sha256(host_tree),
     }
-    record["json_sha256"] = trees.json_sha256(record)
+    record["json_sha256"] = pytrees.json_sha256(record)
     is_first_process = jax.process_index() == 0
     if is_first_process:
         _remove_leftovers(directory)
@@ -137,14 +137,14 @@ def restore(
     jax.devices()  # where there are none, that is no fault of the checkpoint
     path = _step_path(directory, step)
     record = _read_record(path)
-    for leaf_path, leaf in trees.leaves(target):
+    for leaf_path, leaf in pytrees.leaves(target):
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise TypeError(
                 f"the target leaf {leaf_path!r} is a {type(leaf).__name__}: it must "
                 "be an array or a jax.ShapeDtypeStruct"
             )
-    wanted = trees.describe(target)
-    difference = trees.first_difference(record["leaves"], wanted)
+    wanted = pytrees.describe(target)
+    difference = pytrees.first_difference(record["leaves"], wanted)
     if difference:
         raise CheckpointError(
             f"the checkpoint {path} is not of this model: {difference}. Restore it "
@@ -157,8 +157,8 @@ def restore(
         raise _unreadable(path, error) from error
     # The leaves too: where the stored data disagree, Orbax may return another shape.
     if (
-        trees.describe(host_tree) != wanted
-        or trees.arrays_sha256(host_tree) != record["arrays_sha256"]
+        pytrees.describe(host_tree) != wanted
+        or pytrees.arrays_sha256(host_tree) != record["arrays_sha256"]
     ):
         raise _damaged(path, "does not match its checksum: its arrays were altered")
     tree = jax.tree.map(
@@ -311,7 +311,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     keys = {"metadata", "leaves", "arrays_sha256", "json_sha256"}
     if not isinstance(record, dict) or record.keys() != keys:
         raise _damaged(path, "has not the metadata that dsmooth_jax writes")
-    if record.pop("json_sha256") != trees.json_sha256(record):
+    if record.pop("json_sha256") != pytrees.json_sha256(record):
         raise _damaged(path, "does not match its checksum: its metadata were altered")
     return record
 

@@ -32,7 +32,7 @@ from dsmooth_jax.ablation import (
     check_num_ablations,
 )
 from dsmooth_jax.evaluation import check_labels
-from dsmooth_jax.provenance import describe_difference
+from dsmooth_jax.storage.provenance import describe_difference
 from dsmooth_jax.types import ImageShape, ImageSize
 from dsmooth_jax.voting import check_scores
 

@@ -1,7 +1,7 @@
 """Everything that a report says, asked of a store in one pass over its shards.
 
-`ask` reads each shard once, casts each voting's votes once, and keeps what adds up over
-images or is one number for each. Memory is bounded, whatever the number of images.
+`analyze` reads each shard once, casts each voting's votes once, and keeps what adds up
+over images or is one number for each. Memory is bounded, whatever the number of images.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from dsmooth_jax.evaluation import (
     sweep,
     tally,
 )
-from dsmooth_jax.inquiry import Attack, Key, Question, shown_sizes
-from dsmooth_jax.questions import (
+from dsmooth_jax.queries import (
     certified_rectangles,
     certify_several,
     runner_up,
     vulnerability_map,
 )
-from dsmooth_jax.store import ScoreStore
+from dsmooth_jax.report.request import Attack, Key, Request, shown_sizes
+from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import PerAblation, PerImage
 from dsmooth_jax.voting import Voting, uncertain_votes
@@ -67,8 +67,8 @@ _SAME = _of_keys(lambda one, _: one)  # of the question alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-    """What `ask` found about N images.
+class Analysis:
+    """What `analyze` found about N images.
 
     Attributes:
       results: {(voting, attack, rule): evaluation}.
@@ -109,9 +109,9 @@ class Answers:
     rectangles: np.ndarray | None = dataclasses.field(metadata=_ADDED)
     sample: np.ndarray = dataclasses.field(metadata=_JOINED)
 
-    def __add__(self, other: "Answers") -> "Answers":
+    def __add__(self, other: "Analysis") -> "Analysis":
         """Of both sets of images, in this order."""
-        return Answers(
+        return Analysis(
             *(way(getattr(self, n), getattr(other, n)) for n, way in _WAYS.items())
         )
 
@@ -160,31 +160,31 @@ def ways_to_combine(record: type) -> dict[str, Callable[[Any, Any], Any]]:
     return {field.name: field.metadata["combine"] for field in fields}
 
 
-_WAYS = ways_to_combine(Answers)  # at import: no field is forgotten
+_WAYS = ways_to_combine(Analysis)  # at import: no field is forgotten
 
 
-def ask(
+def analyze(
     store: ScoreStore,
-    question: Question,
+    request: Request,
     *,
     watch: Watch = iter,
-) -> Answers:
-    """Answers a question from saved scores, with no forward pass.
+) -> Analysis:
+    """Analysis a question from saved scores, with no forward pass.
 
     Args:
       store: the scores.
-      question: what is asked.
+      request: what is asked.
       watch: passes on what it is given, images (which, scores), to show how far it is.
 
     Returns:
-      The answers, of all images of the store.
+      The analysis, of all images of the store.
 
     Raises:
       TypeError, ValueError: as `certify` and `cast_votes`.
       StoreError: a shard is missing or damaged.
     """
     parts = (
-        _ask_images(scores, span, store, question)
+        _analyze_images(scores, span, store, request)
         for span, scores in watch(_groups(store))
     )
     return functools.reduce(operator.add, parts)
@@ -206,21 +206,19 @@ def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(start, stop), np.concatenate(held)
 
 
-def _ask_images(
-    scores: np.ndarray, span: slice, store: ScoreStore, question: Question
-) -> Answers:
+def _analyze_images(
+    scores: np.ndarray, span: slice, store: ScoreStore, request: Request
+) -> Analysis:
     """The answers of these images alone."""
     labels = store.labels[span]
-    kept = question.sample[
-        (question.sample >= span.start) & (question.sample < span.stop)
-    ]
-    cast = {voting: question.cast(scores, voting) for voting in question.votings}
+    kept = request.sample[(request.sample >= span.start) & (request.sample < span.stop)]
+    cast = {voting: request.cast(scores, voting) for voting in request.votings}
     certificates: dict[Key, Certificate] = {}
     uncertain: dict[tuple[Voting, Attack], Accuracy] = {}
     is_exact: dict[tuple[Voting, Attack], bool] = {}
     for voting, (votes, limit) in cast.items():
-        doubt = _doubtful(scores, voting, question)
-        for attack, (sets, num_patches) in question.attacks.items():
+        doubt = _doubtful(scores, voting, request)
+        for attack, (sets, num_patches) in request.attacks.items():
             if num_patches > 1:
                 several, is_exact[voting, attack] = certify_several(
                     votes, sets, num_patches, limit=limit
@@ -236,25 +234,25 @@ def _ask_images(
     predictions = {
         voting: found.prediction for (voting, _, _), found in certificates.items()
     }
-    votes, limit = cast[question.main]
+    votes, limit = cast[request.voting]
     ablation, size = store.ablation, store.image_size
     maps = {}
-    if question.has_maps:
+    if request.has_maps:
         margin, rival = vulnerability_map(
-            votes, ablation, question.patches[0], size, limit=limit
+            votes, ablation, request.patches[0], size, limit=limit
         )
         maps = {"margin": margin, "rival": rival}
     settings, unproven, rectangles = {}, None, None
-    if question.has_figures:
-        settings = _ask_settings(scores, labels, question)
-        at = vulnerability_map(votes, ablation, question.focus, size, limit=limit)[0]
+    if request.has_figures:
+        settings = _analyze_settings(scores, labels, request)
+        at = vulnerability_map(votes, ablation, request.patch, size, limit=limit)[0]
         unproven = (at < 0).sum(axis=0)
         heights, widths = map(shown_sizes, size)
         robust = certified_rectangles(
             votes, ablation, size, heights, widths, limit=limit
         )
-        rectangles = robust[predictions[question.main] == labels].sum(axis=0)
-    return Answers(
+        rectangles = robust[predictions[request.voting] == labels].sum(axis=0)
+    return Analysis(
         results={k: evaluate(found, labels) for k, found in certificates.items()},
         margins={k: found.margin for k, found in certificates.items()},
         predictions=predictions,
@@ -269,9 +267,9 @@ def _ask_images(
         sweep=sweep(
             scores,
             labels,
-            {a: sets for a, (sets, num) in question.attacks.items() if num == 1},
-            thresholds=question.thresholds,
-            strengths=question.strengths,
+            {a: sets for a, (sets, num) in request.attacks.items() if num == 1},
+            thresholds=request.thresholds,
+            strengths=request.strengths,
         ),
         maps=maps,
         settings=settings,
@@ -281,19 +279,19 @@ def _ask_images(
     )
 
 
-def _ask_settings(
-    scores: np.ndarray, labels: np.ndarray, question: Question
+def _analyze_settings(
+    scores: np.ndarray, labels: np.ndarray, request: Request
 ) -> dict[tuple[Voting, float], Evaluation]:
     """Evaluations over the settings of each voting shown, the chosen one among them."""
     tried: dict[Voting, set[float]] = {
-        "threshold": {*(question.thresholds or THRESHOLDS), question.threshold},
-        "graded": {*(question.strengths or STRENGTHS), question.strength},
+        "threshold": {*(request.thresholds or THRESHOLDS), request.threshold},
+        "graded": {*(request.strengths or STRENGTHS), request.strength},
     }
-    wanted = {v: sorted(tried[v]) if v in question.votings else () for v in tried}
+    wanted = {v: sorted(tried[v]) if v in request.votings else () for v in tried}
     found = sweep(
         scores,
         labels,
-        {question.focus: question.attacks[question.focus][0]},
+        {request.patch: request.attacks[request.patch][0]},
         thresholds=wanted["threshold"],
         strengths=wanted["graded"],
         rules=("placement",),
@@ -302,11 +300,11 @@ def _ask_settings(
 
 
 def _doubtful(
-    scores: np.ndarray, voting: Voting, question: Question
+    scores: np.ndarray, voting: Voting, request: Request
 ) -> np.ndarray | None:
     """Votes within the tolerance of being cast otherwise; None where not defined."""
     name = {"threshold": "threshold", "graded": "strength"}.get(voting)
     if name is None:
         return None
-    setting: dict[str, Any] = {name: question.setting(voting)}
-    return uncertain_votes(scores, question.tolerance, **setting)
+    setting: dict[str, Any] = {name: request.setting(voting)}
+    return uncertain_votes(scores, request.tolerance, **setting)

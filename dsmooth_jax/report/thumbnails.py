@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
-from dsmooth_jax.store import ScoreStore, write_whole
+from dsmooth_jax.storage.score_store import ScoreStore, write_whole
 
 MOST_IMAGES = 1000
 """The most images that a report shows one by one."""

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmooth_jax import checkpoint, distributed, filling, journal, workdir
-from dsmooth_jax.checkpoint import CheckpointError, DamagedCheckpointError
+from dsmooth_jax import distributed, distributed_scoring
 from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.store import StoreError
-from dsmooth_jax.workdir import LATEST
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.checkpoint import CheckpointError, DamagedCheckpointError
+from dsmooth_jax.storage.score_store import StoreError
+from dsmooth_jax.training import metrics, ownership
+from dsmooth_jax.training.ownership import LATEST
 
 MINE = {"config": {"seed": 1}, "fingerprints": {"train": "a"}}
 OTHER = {"config": {"seed": 2}, "fingerprints": {"train": "a"}}
@@ -28,7 +30,7 @@ def save(folder, step=5, record=OTHER):
 
 def lines(folder, count):
     for step in range(count):
-        journal.append(folder / "metrics.jsonl", {"step": step})
+        metrics.append(folder / "metrics.jsonl", {"step": step})
 
 
 def begun(folder, record=OTHER):
@@ -90,7 +92,7 @@ def test_what_is_left_of_a_run_is_never_written_over(tmp_path, name):
     make(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=word) as raised:
-        workdir.check_free(tmp_path, MINE)
+        ownership.check_free(tmp_path, MINE)
     assert "another --workdir" in str(raised.value)
     assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
     assert contents(tmp_path) == before
@@ -112,7 +114,7 @@ def test_what_is_left_of_a_run_is_never_written_over(tmp_path, name):
 def test_what_a_kill_leaves_can_be_gone_on_from(tmp_path, make):
     """Before the first checkpoint, while it is saved, after it; and an empty folder."""
     make(tmp_path)
-    workdir.check_free(tmp_path, MINE)
+    ownership.check_free(tmp_path, MINE)
 
 
 def test_a_finished_model_survives_a_training_that_is_given_its_folder(
@@ -143,7 +145,7 @@ def test_places_where_no_run_can_be_are_refused(tmp_path, place):
     before = contents(tmp_path)
     for folder in (tmp_path / place, tmp_path / place / "new"):
         with pytest.raises((ValueError, NotADirectoryError)) as raised:
-            workdir.check_folder("--out", folder)
+            ownership.check_folder("--out", folder)
         assert str(raised.value).startswith("--out=")
     assert contents(tmp_path) == before
 
@@ -152,8 +154,8 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path):
     """Process and machine; the lock goes when its process does, however that ends."""
     code = """
 import os, pathlib, signal, sys
-from dsmooth_jax import workdir
-with workdir.locked("--workdir", pathlib.Path(sys.argv[1]), "a.lock"):
+from dsmooth_jax.training import ownership
+with ownership.locked("--workdir", pathlib.Path(sys.argv[1]), "a.lock"):
     print("locked", flush=True)
     signal.pause()
 """
@@ -167,12 +169,12 @@ with workdir.locked("--workdir", pathlib.Path(sys.argv[1]), "a.lock"):
         match = f"--workdir={tmp_path} is being written to by process {process.pid} on "
         with (
             pytest.raises(ValueError, match=match),
-            workdir.locked("--workdir", tmp_path, "a.lock"),
+            ownership.locked("--workdir", tmp_path, "a.lock"),
         ):
             pass
         process.kill()
         process.wait()
-    with workdir.locked("--workdir", tmp_path, "a.lock"):
+    with ownership.locked("--workdir", tmp_path, "a.lock"):
         assert f"process {os.getpid()} on " in (tmp_path / "a.lock").read_text()
 
 
@@ -184,7 +186,7 @@ def test_where_there_are_no_locks_the_run_goes_on(tmp_path, monkeypatch, capsys)
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with workdir.locked("--workdir", tmp_path, "a.lock"):
+    with ownership.locked("--workdir", tmp_path, "a.lock"):
         assert "cannot be locked" in capsys.readouterr().err
 
 
@@ -292,15 +294,15 @@ def test_devices_that_are_there_are_not_refused():
 def test_overwriting_deletes_stores_and_nothing_else(tmp_path):
     """A folder named scores may hold anything."""
     folder = tmp_path / "scores"
-    filling.remove(folder)
+    distributed_scoring.remove(folder)
     folder.mkdir()
     for name in ("manifest.json.part", "labels.npy", "scores-00000.npy.sha256"):
         (folder / name).touch()
-    filling.remove(folder)
+    distributed_scoring.remove(folder)
     assert not folder.exists()
     folder.mkdir()
     for name in ("manifest.json", "thesis.txt"):
         (folder / name).touch()
     with pytest.raises(StoreError, match=r"'thesis\.txt', which is no part"):
-        filling.remove(folder)
+        distributed_scoring.remove(folder)
     assert len(list(folder.iterdir())) == 2

@@ -1,0 +1,1 @@
+"""Training base classifiers: a pure step, and a loop that survives."""
