@@ -263,9 +263,9 @@ def answer(scores, request, out):
         sample=choose(scores),
     )
     analysis = analyze(scores, request, watch=watch(len(scores)))
-    about = summary.caption(scores, request, request.votings)
+    about = summary.caption(analysis, request.votings)
     print(f"\n{wrapped(about)}\n\n{summary.format_table(analysis.results)}\n")
-    print(wrapped(summary.claim(scores, request, analysis)))
+    print(wrapped(summary.claim(analysis)))
     print(f"Base accuracy of single ablations: {100 * analysis.base_accuracy:.1f} %.")
     if size := summary.resized_to(scores):
         print(
@@ -274,7 +274,7 @@ def answer(scores, request, out):
         )
     if request.has_figures:
         print("Drawing figures and page ...", flush=True)
-    written = write_report(scores, request, analysis, out)
+    written = write_report(analysis, out)
     say_written(out, written)
 
 

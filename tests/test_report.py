@@ -21,8 +21,8 @@ from dsmooth_jax.report import (
 )
 from dsmooth_jax.report.analysis import analyze
 from dsmooth_jax.report.html import render
-from dsmooth_jax.report.request import Request, attacks_on
-from dsmooth_jax.report.write import draw, write_report
+from dsmooth_jax.report.request import Attack, Request, attacks_on
+from dsmooth_jax.report.write import draw_figures, write_report
 
 NUM_IMAGES, NUM_CLASSES, SIZE = 60, 3, (8, 14)
 PATCHES = [ds.Patch(*p) for p in ((1, 1), (5, 2), (2, 5), (2, 2), (4, 4))]
@@ -60,23 +60,22 @@ ABLATIONS = [ds.Columns(2), ds.Rows(2), ds.Blocks(3, stride=2), ds.MultiColumns(
 
 @pytest.fixture(scope="module", params=ABLATIONS, ids=lambda a: type(a).__name__)
 def asked(request, tmp_path_factory):
-    """(store, request, analysis), for each kind of ablation."""
+    """What was found, for each kind of ablation."""
     path = tmp_path_factory.mktemp("asked") / "scores"
     store = make_store(path, ablation=request.param)
-    request = make_request(store)
-    return store, request, analyze(store, request)
+    return analyze(store, make_request(store))
 
 
 @pytest.fixture(scope="module")
 def drawings(asked):
-    return draw(*asked)
+    return draw_figures(asked)
 
 
 @pytest.fixture(scope="module")
 def written(asked, tmp_path_factory):
     """The folder that a report was written to."""
     out = tmp_path_factory.mktemp("written")
-    names = write_report(*asked, out)
+    names = write_report(asked, out)
     assert [name for name in names if not (out / name).exists()] == []
     return out
 
@@ -97,6 +96,13 @@ def results(tmp_path_factory):
     return found
 
 
+def by_name(results):
+    """As `analyze` has them: {(voting, attack's name, rule): evaluation}."""
+    return {
+        (voting, str(a), rule): found for (voting, a, rule), found in results.items()
+    }
+
+
 def numbers(line):
     return [float(x) for x in re.findall(r"\d+\.\d", line)]
 
@@ -110,9 +116,9 @@ def percent(accuracy):
 
 def test_the_table_prints_what_was_found(results):
     # Protects the table that users quote: a line for each patch, in the order asked.
-    header = summary.format_table(results).splitlines()[:3]
+    header = summary.format_table(by_name(results)).splitlines()[:3]
     assert "clean" in header[0] and "95 %" in header[1] and "margin rule" in header[0]
-    lines = summary.format_table(results).splitlines()[3:]
+    lines = summary.format_table(by_name(results)).splitlines()[3:]
     assert [line.split()[0] for line in lines] == [str(patch) for patch in PATCHES]
     for patch, line in zip(PATCHES, lines, strict=True):
         placement, margin = (results["threshold", patch, rule] for rule in RULES)
@@ -133,7 +139,7 @@ def test_the_table_is_rectangular(results):
         for rule in RULES
         for attack in (ds.Patch(224, 224), "12 x 224x224")
     }
-    lines = summary.format_table(results | extreme).splitlines()
+    lines = summary.format_table(by_name(results | extreme)).splitlines()
     assert len({len(line.rstrip()) for line in lines[2:]}) == 1
     assert max(map(len, lines)) <= 100
     assert "nan" in summary.format_accuracy(ds.Accuracy(0, 0))
@@ -142,7 +148,8 @@ def test_the_table_is_rectangular(results):
 def test_a_record_holds_what_was_found(results):
     # Protects summary.json: names of the design, shares in [0, 1], nothing rounded.
     for (_, patch, rule), result in results.items():
-        assert summary.accuracy_record("threshold", patch, rule, result) == {
+        attack = Attack(str(patch), ds.touched(ds.Columns(2), patch, SIZE), patch=patch)
+        assert summary.accuracy_record("threshold", attack, rule, result) == {
             "patch": [patch.height, patch.width],
             "attack": str(patch),
             "voting": "threshold",
@@ -157,9 +164,9 @@ def test_a_record_holds_what_was_found(results):
 
 def test_the_claim_says_what_against_whom_on_what_and_by_what(asked):
     # Protects the sentence that is quoted: numbers of the focus, nothing left out.
-    store, request, analysis = asked
-    found = analysis.results["graded", request.patch, "placement"].certified
-    text = summary.claim(store, request, analysis)
+    store, request, analysis = asked.store, asked.request, asked
+    found = analysis.results["graded", str(request.patch), "placement"].certified
+    text = summary.claim(analysis)
     assert text.startswith(f"{found.count:,} of 60 images")
     assert numbers(text)[:3] == pytest.approx(percent(found), abs=0.051)
     for word in (f"no {request.patch} patch", "any content", "knows everything"):
@@ -243,8 +250,8 @@ def test_every_figure_of_a_report_is_drawn(drawings, written):
 
 def test_figures_show_the_answers(asked, drawings):
     # Protects each figure's numbers: those of evaluation, of the right array.
-    store, request, analysis = asked
-    squares = analysis.squares(store.labels, range(1, 9))
+    store, request, analysis = asked.store, asked.request, asked
+    squares = analysis.squares(range(1, 9))
     _, value = drawn(
         drawings["certified_accuracy"].axes[0], "graded votes, placement rule"
     )
@@ -262,7 +269,7 @@ def test_figures_show_the_answers(asked, drawings):
         if h <= image.shape[0] and w <= image.shape[1]:
             assert image[h - 1, w - 1] == pytest.approx(100 * found.value)
     bars = drawings["margins"].axes[0].containers
-    margin = analysis.margins["graded", request.patch, "placement"]
+    margin = analysis.margins["graded", str(request.patch), "placement"]
     right = analysis.predictions["graded"] == store.labels
     for bar, mask in zip(bars, (right, ~right), strict=True):
         assert sum(one.get_height() for one in bar) == mask.sum()
@@ -279,7 +286,7 @@ def test_figures_show_the_answers(asked, drawings):
         drawings["settings"].axes, (("threshold", 0.3), ("graded", 3.0)), strict=True
     ):
         tried, value = drawn_line(axes, "right and certified")
-        found = analysis.results[voting, request.patch, "placement"].certified
+        found = analysis.results[voting, str(request.patch), "placement"].certified
         assert value[tried.tolist().index(setting)] == pytest.approx(100 * found.value)
 
 
@@ -419,12 +426,12 @@ def test_names_are_text_wherever_they_come_from(page):
 
 def test_the_tables_of_the_page_are_evaluations(asked, page):
     # Protects the page's first numbers: one row for each attack and voting.
-    _, request, analysis = asked
+    request, analysis = asked.request, asked
     rows = [row for row in page[0].table if len(row) == 6][1:]
-    wanted = [(a, v) for a in request.attacks for v in request.votings]
+    wanted = [(a.name, v) for a in request.attacks for v in request.votings]
     assert len(rows) == len(wanted)
     for row, (attack, voting) in zip(rows, wanted, strict=True):
-        assert str(attack) in row[0] and row[1] == voting
+        assert attack in row[0] and row[1] == voting
         found = analysis.results[voting, attack, "placement"]
         shown = numbers(" ".join(row[2:4])) + numbers(row[5])
         expected = [*percent(found.clean), *percent(found.certified)]
@@ -434,7 +441,7 @@ def test_the_tables_of_the_page_are_evaluations(asked, page):
 
 def test_the_data_of_the_page_are_evaluations(asked, page):
     # Protects slider and gallery: counts of all images, margins of each.
-    store, request, _ = asked
+    store, request = asked.store, asked.request
     data, scores = page[1], store.read_all()
     assert data["ids"] == store.ids.tolist() and data["sides"] == list(range(1, 9))
     for voting, held in data["votings"].items():
@@ -505,9 +512,9 @@ def test_a_large_store_shows_every_class_its_share(tmp_path):
     assert share == pytest.approx(np.bincount(store.labels) / 2600, abs=0.001)
     request = make_request(store, has_figures=False)
     analysis = analyze(store, request)
-    data = explorer_data.explore(store, request, analysis)
+    data = explorer_data.explore(analysis)
     assert data["numImages"] == 2600 and len(data["ids"]) == 1000
-    found = analysis.results["graded", ds.Patch(2, 2), "placement"]
+    found = analysis.results["graded", "2x2", "placement"]
     assert data["votings"]["graded"]["squares"][1]["certified"][0] == (
         found.certified.count
     )
@@ -566,7 +573,7 @@ def test_a_page_with_pictures_holds_them_once(tmp_path):
     store = make_store(tmp_path / "scores")
     ds.save_thumbnails(store, np.zeros((NUM_IMAGES, *SIZE, 1), np.uint8))
     request = make_request(store)
-    text = render(store, request, analyze(store, request), {})
+    text = render(analyze(store, request), {})
     assert text.count("data:image/png;base64,") == 1
     data = json.loads(Page(text).scripts[0][1])
     assert data["atlas"]["size"] == list(SIZE) and data["atlas"]["columns"] == 8

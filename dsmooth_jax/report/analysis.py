@@ -15,6 +15,7 @@ import numpy as np
 from dsmooth_jax.certificate import (
     RULES,
     Certificate,
+    Rule,
     certify,
     largest_certified_patch,
 )
@@ -34,7 +35,7 @@ from dsmooth_jax.queries import (
     runner_up,
     vulnerability_map,
 )
-from dsmooth_jax.report.request import Attack, Key, Request, shown_sizes
+from dsmooth_jax.report.request import Key, Request, shown_sizes
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import PerAblation, PerImage
@@ -63,7 +64,7 @@ def _of_keys(combine: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
 
 _ADDED = _of_keys(operator.add)  # counts
 _JOINED = _of_keys(lambda one, two: np.concatenate([one, two]))  # an entry per image
-_SAME = _of_keys(lambda one, _: one)  # of the question alone
+_SAME = _of_keys(lambda one, _: one)  # of the request alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,34 +72,37 @@ class Analysis:
     """What `analyze` found about N images.
 
     Attributes:
-      results: {(voting, attack, rule): evaluation}.
+      store: their scores.
+      request: what was asked of them.
+      results: {(voting, attack, rule): evaluation}; attacks by their names.
       margins: {(voting, attack, rule): int64 [N]}, of `certify`.
       predictions: {voting: int64 [N]}.
       largest: {voting: int64 [N]}, the side of the largest certified square.
-      runner_up: int64 [N], by the main voting.
+      runner_up: int64 [N], by the request's voting.
       uncertain: {(voting, attack): images right and certified where doubtful votes
         count for the attacker}.
       is_exact: {(voting, attack): whether unions were tried out}, of several patches.
       right_by_ablation: int64 [P].
       sweep: {(voting, setting, attack, rule): evaluation}; empty unless asked.
       maps: {"margin", "rival": int64 [N, Dh, Dw]}; empty unless asked.
-      settings: {(voting, setting): evaluation against the focus}; for figures.
-      unproven: int64 [Dh, Dw], images that the focus at this placement may change, by
-        the main voting; for figures.
+      settings: {(voting, setting): evaluation against the request's patch}; for
+        figures.
+      unproven: int64 [Dh, Dw], images that the request's patch at this placement may
+        change, by the request's voting; for figures.
       rectangles: int64 [heights, widths], images right and certified, of
         `shown_sizes`; for figures.
-      sample: float32 [n, P, K], the scores of the question's sample.
+      sample: float32 [n, P, K], the scores of the request's sample.
     """
 
+    store: ScoreStore = dataclasses.field(metadata=_SAME)
+    request: Request = dataclasses.field(metadata=_SAME)
     results: dict[Key, Evaluation] = dataclasses.field(metadata=_ADDED)
     margins: dict[Key, PerImage] = dataclasses.field(metadata=_JOINED)
     predictions: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
     largest: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
     runner_up: PerImage = dataclasses.field(metadata=_JOINED)
-    uncertain: dict[tuple[Voting, Attack], Accuracy] = dataclasses.field(
-        metadata=_ADDED
-    )
-    is_exact: dict[tuple[Voting, Attack], bool] = dataclasses.field(metadata=_SAME)
+    uncertain: dict[tuple[Voting, str], Accuracy] = dataclasses.field(metadata=_ADDED)
+    is_exact: dict[tuple[Voting, str], bool] = dataclasses.field(metadata=_SAME)
     right_by_ablation: PerAblation = dataclasses.field(metadata=_ADDED)
     sweep: dict[tuple[Any, ...], Evaluation] = dataclasses.field(metadata=_ADDED)
     maps: dict[str, np.ndarray] = dataclasses.field(metadata=_JOINED)
@@ -121,16 +125,19 @@ class Analysis:
         pairs = len(self.runner_up) * len(self.right_by_ablation)
         return float(self.right_by_ablation.sum() / pairs) if pairs else float("nan")
 
+    def is_right(self, voting: Voting) -> np.ndarray:
+        """Bool [N]: predicted as labelled, by this voting."""
+        return self.predictions[voting] == self.store.labels
+
     def squares(
-        self, labels: np.ndarray, sides: Iterable[int]
-    ) -> dict[Key, Evaluation]:
+        self, sides: Iterable[int]
+    ) -> dict[tuple[Voting, Patch, Rule], Evaluation]:
         """Evaluations against squares, by the placement rule, of all votings.
 
         What is certified against a square is certified against every smaller one, so
         the largest says all.
 
         Args:
-          labels: int64 [N].
           sides: pixels.
 
         Returns:
@@ -138,7 +145,7 @@ class Analysis:
         """
         return {
             (voting, Patch(side, side), "placement"): tally(
-                self.predictions[voting] == labels, self.largest[voting] >= side
+                self.is_right(voting), self.largest[voting] >= side
             )
             for side in sides
             for voting in self.largest
@@ -169,7 +176,7 @@ def analyze(
     *,
     watch: Watch = iter,
 ) -> Analysis:
-    """Analysis a question from saved scores, with no forward pass.
+    """Finds what is asked of saved scores, with no forward pass.
 
     Args:
       store: the scores.
@@ -209,28 +216,29 @@ def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
 def _analyze_images(
     scores: np.ndarray, span: slice, store: ScoreStore, request: Request
 ) -> Analysis:
-    """The answers of these images alone."""
+    """What is found about these images alone."""
     labels = store.labels[span]
     kept = request.sample[(request.sample >= span.start) & (request.sample < span.stop)]
     cast = {voting: request.cast(scores, voting) for voting in request.votings}
     certificates: dict[Key, Certificate] = {}
-    uncertain: dict[tuple[Voting, Attack], Accuracy] = {}
-    is_exact: dict[tuple[Voting, Attack], bool] = {}
+    uncertain: dict[tuple[Voting, str], Accuracy] = {}
+    is_exact: dict[tuple[Voting, str], bool] = {}
     for voting, (votes, limit) in cast.items():
         doubt = _doubtful(scores, voting, request)
-        for attack, (sets, num_patches) in request.attacks.items():
-            if num_patches > 1:
-                several, is_exact[voting, attack] = certify_several(
-                    votes, sets, num_patches, limit=limit
+        for attack in request.attacks:
+            name, sets = attack.name, attack.touched
+            if attack.num_patches > 1:
+                several, is_exact[voting, name] = certify_several(
+                    votes, sets, attack.num_patches, limit=limit
                 )
-                certificates[voting, attack, "placement"] = several
+                certificates[voting, name, "placement"] = several
                 continue
             for rule in RULES:
                 found = certify(votes, sets, rule=rule, limit=limit)
-                certificates[voting, attack, rule] = found
+                certificates[voting, name, rule] = found
             if doubt is not None:
                 found = certify(votes, sets, limit=limit, uncertain=doubt)
-                uncertain[voting, attack] = evaluate(found, labels).certified
+                uncertain[voting, name] = evaluate(found, labels).certified
     predictions = {
         voting: found.prediction for (voting, _, _), found in certificates.items()
     }
@@ -253,6 +261,8 @@ def _analyze_images(
         )
         rectangles = robust[predictions[request.voting] == labels].sum(axis=0)
     return Analysis(
+        store=store,
+        request=request,
         results={k: evaluate(found, labels) for k, found in certificates.items()},
         margins={k: found.margin for k, found in certificates.items()},
         predictions=predictions,
@@ -267,7 +277,7 @@ def _analyze_images(
         sweep=sweep(
             scores,
             labels,
-            {a: sets for a, (sets, num) in request.attacks.items() if num == 1},
+            {a.name: a.touched for a in request.attacks if a.num_patches == 1},
             thresholds=request.thresholds,
             strengths=request.strengths,
         ),
@@ -291,7 +301,7 @@ def _analyze_settings(
     found = sweep(
         scores,
         labels,
-        {request.patch: request.attacks[request.patch][0]},
+        {a.name: a.touched for a in request.attacks if a.patch == request.patch},
         thresholds=wanted["threshold"],
         strengths=wanted["graded"],
         rules=("placement",),

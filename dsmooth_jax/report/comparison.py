@@ -1,6 +1,5 @@
 """Runs side by side: the same images, asked the same patches, one table, one figure."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,27 +21,6 @@ from dsmooth_jax.wording import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One of the runs, and what was found.
-
-    Attributes:
-      store: its scores.
-      request: what it was asked, by its own voting and settings.
-      analysis: what was found.
-    """
-
-    store: ScoreStore
-    request: Request
-    analysis: Analysis
-
-    def is_hit(self, patch: Patch) -> np.ndarray:
-        """Bool [N]: right and certified against the patch, by the placement rule."""
-        voting = self.request.voting
-        is_right = self.analysis.predictions[voting] == self.store.labels
-        return is_right & (self.analysis.margins[voting, patch, "placement"] >= 0)
 
 
 def find_scores(path: PathLike, split: str) -> ScoreStore:
@@ -108,7 +86,7 @@ def compare(
     *,
     voting: str | None = None,
     watch: Watch = iter,
-) -> dict[str, Run]:
+) -> dict[str, Analysis]:
     """Asks every run the same patches, each by its own settings.
 
     Args:
@@ -118,7 +96,7 @@ def compare(
       watch: as in `analyze`.
 
     Returns:
-      {name: run}.
+      {name: what was found}.
 
     Raises:
       StoreError: the images differ.
@@ -138,19 +116,19 @@ def compare(
             voting=main,
             has_figures=False,
         )
-        runs[name] = Run(store, request, analyze(store, request, watch=watch))
+        runs[name] = analyze(store, request, watch=watch)
     return runs
 
 
-def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+def rows(runs: Mapping[str, Analysis]) -> list[dict[str, Any]]:
     """One record for each patch and run; what is gained and lost against the first."""
     first = next(iter(runs.values()))
     found = []
     for patch in first.request.patches:
         for name, run in runs.items():
             voting = run.request.voting
-            result = run.analysis.results[voting, patch, "placement"]
-            here, there = run.is_hit(patch), first.is_hit(patch)
+            result = run.results[voting, str(patch), "placement"]
+            here, there = _is_hit(run, patch), _is_hit(first, patch)
             found.append(
                 {
                     "patch": str(patch),
@@ -168,7 +146,13 @@ def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     return found
 
 
-def format_comparison(runs: Mapping[str, Run]) -> str:
+def _is_hit(run: Analysis, patch: Patch) -> np.ndarray:
+    """Bool [N]: right and certified against the patch, by the placement rule."""
+    voting = run.request.voting
+    return run.is_right(voting) & (run.margins[voting, str(patch), "placement"] >= 0)
+
+
+def format_comparison(runs: Mapping[str, Analysis]) -> str:
     """Lays the rows out as text, at most 100 columns where names have at most 24."""
     shown = {name: one_line(name) for name in runs}
     wide = max(9, *map(len, shown.values()))
@@ -193,22 +177,20 @@ def format_comparison(runs: Mapping[str, Run]) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: Mapping[str, Run]) -> "Figure":
+def draw(runs: Mapping[str, Analysis]) -> "Figure":
     """Draws certified accuracy over the side of a square, a line for each run."""
     first = next(iter(runs.values()))
-    largest = max(
-        int(r.analysis.largest[r.request.voting].max()) for r in runs.values()
-    )
+    largest = max(int(r.largest[r.request.voting].max()) for r in runs.values())
     sides = range(1, min(largest + 1, *first.store.image_size) + 1)
     found = {}
     for name, run in runs.items():
-        squares = run.analysis.squares(run.store.labels, sides)
+        squares = run.squares(sides)
         found[name] = dict(zip(sides, squares.values(), strict=True))
     images = summary.describe_images(first.store)
     return figures.comparison_figure(found, caption=f"{images}, placement rule")
 
 
-def write(runs: Mapping[str, Run], out: pathlib.Path) -> list[str]:
+def write(runs: Mapping[str, Analysis], out: pathlib.Path) -> list[str]:
     """Writes comparison.csv and the figure; returns the names of the files."""
     out.mkdir(parents=True, exist_ok=True)
     records = [

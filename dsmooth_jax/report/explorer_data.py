@@ -14,21 +14,18 @@ from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.duels import check_levels, preference
 from dsmooth_jax.queries import worst_placement
 from dsmooth_jax.report.analysis import Analysis
-from dsmooth_jax.report.request import Request, shown_sizes
+from dsmooth_jax.report.request import shown_sizes
 from dsmooth_jax.report.thumbnails import class_names
-from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.voting import Voting
 
 
-def explore(store: ScoreStore, request: Request, analysis: Analysis) -> dict[str, Any]:
+def explore(analysis: Analysis) -> dict[str, Any]:
     """Collects what the explorer of a page shows.
 
     Args:
-      store: the scores.
-      request: what was asked; its sample is what is shown one by one.
-      analysis: what was found.
+      analysis: what was found; the request's sample is what is shown one by one.
 
     Returns:
       Plain JSON. ``votings`` holds for each voting ``clean`` and ``squares``, counts
@@ -39,6 +36,7 @@ def explore(store: ScoreStore, request: Request, analysis: Analysis) -> dict[str
       that occurs (and the label), base64 of int8 [P]: how much each ablation prefers
       the prediction to it, in units of 1 / ``limit`` of a vote.
     """
+    store, request = analysis.store, analysis.request
     sides = shown_sizes(min(store.image_size))
     return {
         "classes": class_names(store),
@@ -51,8 +49,7 @@ def explore(store: ScoreStore, request: Request, analysis: Analysis) -> dict[str
         "ids": store.ids[request.sample].tolist(),
         "labels": store.labels[request.sample].tolist(),
         "votings": {
-            voting: _voting(store, request, analysis, voting, sides)
-            for voting in request.votings
+            voting: _voting(analysis, voting, sides) for voting in request.votings
         },
     }
 
@@ -63,14 +60,9 @@ def is_grid(ablation: Ablation, image_size: ImageSize) -> bool:
     return windows.is_single and min(len(windows.rows), len(windows.columns)) > 1
 
 
-def _voting(
-    store: ScoreStore,
-    request: Request,
-    analysis: Analysis,
-    voting: Voting,
-    sides: list[int],
-) -> dict[str, Any]:
-    squares = analysis.squares(store.labels, sides)
+def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, Any]:
+    store, request = analysis.store, analysis.request
+    squares = analysis.squares(sides)
     found = [squares[voting, Patch(side, side), "placement"] for side in sides]
     votes, limit = request.cast(analysis.sample, voting)
     width = store.image_size[1]

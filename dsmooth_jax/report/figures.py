@@ -28,7 +28,6 @@ from dsmooth_jax.report.plot_style import (
     percent,
     percent_axis,
 )
-from dsmooth_jax.report.request import Key
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.voting import Voting
 from dsmooth_jax.wording import counted, one_line
@@ -48,7 +47,7 @@ _STYLES: dict[tuple[Voting, Rule], dict[str, Any]] = {
 
 @our_style()
 def accuracy_figure(
-    results: Mapping[Key, Evaluation],
+    results: Mapping[tuple[Voting, Patch, Rule], Evaluation],
     *,
     base_accuracy: float,
     caption: str,
@@ -56,7 +55,7 @@ def accuracy_figure(
     """Draws certified accuracy over patch size, with clean and base accuracy.
 
     Args:
-      results: {(voting, attack, rule): evaluation}. Squares are drawn by their side;
+      results: {(voting, patch, rule): evaluation}. Squares are drawn by their side;
         other shapes one after the other.
       base_accuracy: the mean over ablations, in [0, 1].
       caption: a line of small print: data, n, model.
@@ -64,7 +63,7 @@ def accuracy_figure(
     figure, axes = new_figure(
         "Certified accuracy against one adversarial patch", caption
     )
-    patches = list(dict.fromkeys(a for _, a, _ in results if isinstance(a, Patch)))
+    patches = list(dict.fromkeys(patch for _, patch, _ in results))
     votings = list(dict.fromkeys(voting for voting, _, _ in results))
     are_squares = all(patch.height == patch.width for patch in patches)
     place = np.arange(1.0, len(patches) + 1)

@@ -18,10 +18,8 @@ from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.report import plot_style, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.explorer_data import explore, is_grid
-from dsmooth_jax.report.request import Request
 from dsmooth_jax.report.thumbnails import atlas, choose, load_thumbnails
 from dsmooth_jax.storage.provenance import flatten
-from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -63,19 +61,12 @@ _FIGURES = {
 """{name: (what a reader hears, what stands below)}."""
 
 
-def render(
-    store: ScoreStore,
-    request: Request,
-    analysis: Analysis,
-    figures: Mapping[str, "Figure"],
-) -> str:
+def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
     """Renders the page.
 
     Args:
-      store: the scores.
-      request: what was asked.
       analysis: what was found.
-      figures: {name: figure} of `draw`.
+      figures: {name: figure} of `draw_figures`.
 
     Returns:
       HTML, complete.
@@ -90,15 +81,16 @@ def render(
         trim_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    data = explore(store, request, analysis)
-    pictures = _atlas(store, request)
+    store, request = analysis.store, analysis.request
+    data = explore(analysis)
+    pictures = _atlas(analysis)
     if pictures is not None:
         data["atlas"] = {k: pictures[k] for k in ("columns", "cell", "size")}
     return environment.get_template("report.html").render(
         title=f"Certified against a {request.patch} patch",
-        claim=summary.claim(store, request, analysis).replace(" %", "\u00a0%"),
-        stats=_stats(request, analysis),
-        rows=_rows(request, analysis),
+        claim=summary.claim(analysis).replace(" %", "\u00a0%"),
+        stats=_stats(analysis),
+        rows=_rows(analysis),
         figures=[
             {
                 "name": name,
@@ -117,7 +109,7 @@ def render(
         resized_to="x".join(map(str, summary.resized_to(store) or ())),
         tolerance=f"{request.tolerance:g}",
         chosen_on=store.made_by.get("chosen_on", "not recorded"),
-        provenance=_provenance(store, request),
+        provenance=_provenance(analysis),
         atlas=pictures,
         is_map=is_grid(store.ablation, store.image_size),
         data=data,
@@ -126,13 +118,13 @@ def render(
     )
 
 
-def _stats(request: Request, analysis: Analysis) -> list[dict[str, str]]:
-    found = analysis.results[request.voting, request.patch, "placement"]
-    focus = request.patch
+def _stats(analysis: Analysis) -> list[dict[str, str]]:
+    patch = analysis.request.patch
+    found = analysis.results[analysis.request.voting, str(patch), "placement"]
     return [
         _stat("Right, no patch", found.clean),
-        _stat(f"Right and certified at {focus}", found.certified),
-        _stat(f"Certified but wrong at {focus}", found.certified_wrong),
+        _stat(f"Right and certified at {patch}", found.certified),
+        _stat(f"Certified but wrong at {patch}", found.certified_wrong),
         {
             "name": "One ablation alone",
             "value": f"{100 * analysis.base_accuracy:.1f} %",
@@ -147,16 +139,16 @@ def _stat(name: str, accuracy: Accuracy) -> dict[str, str]:
     return {"name": name, "value": f"{text['value']} %", "detail": detail}
 
 
-def _rows(request: Request, analysis: Analysis) -> list[dict[str, Any]]:
+def _rows(analysis: Analysis) -> list[dict[str, Any]]:
     """The table's rows: of each attack a row for each voting."""
-    rows = []
+    rows, request = [], analysis.request
     for attack in request.attacks:
         for voting in request.votings:
-            placement = analysis.results[voting, attack, "placement"]
-            margin = analysis.results.get((voting, attack, "margin"))
+            placement = analysis.results[voting, attack.name, "placement"]
+            margin = analysis.results.get((voting, attack.name, "margin"))
             rows.append(
                 {
-                    "attack": str(attack),
+                    "attack": attack.name,
                     "is_first": voting == request.votings[0],
                     "voting": voting.replace("_", " "),
                     "clean": _percent(placement.clean),
@@ -176,10 +168,9 @@ def _percent(accuracy: Accuracy) -> dict[str, str]:
     }
 
 
-def _provenance(
-    store: ScoreStore, request: Request
-) -> list[tuple[str, list[tuple[str, str]]]]:
+def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(title, [(name, value)])]: settings, then what the store says of itself."""
+    store, request = analysis.store, analysis.request
     settings = [
         ("images", f"{len(store):,}"),
         ("image shape", "x".join(map(str, store.image_shape))),
@@ -204,10 +195,11 @@ def _facts(record: Any) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in flatten(record).items() if record]
 
 
-def _atlas(store: ScoreStore, request: Request) -> dict[str, Any] | None:
+def _atlas(analysis: Analysis) -> dict[str, Any] | None:
     """The pictures of the sample in one, where there are any."""
+    store = analysis.store
     pixels = load_thumbnails(store)
-    if pixels is None or not np.array_equal(request.sample, choose(store)):
+    if pixels is None or not np.array_equal(analysis.request.sample, choose(store)):
         return None
     media, content, columns, cell = atlas(pixels)
     return {

@@ -1,7 +1,7 @@
 """What a report is asked: which patches, which votings, which settings."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -20,12 +20,27 @@ from dsmooth_jax.voting import (
     check_voting,
 )
 
-Attack: TypeAlias = Patch | str
-"""A patch, or several of them by a name."""
-
-Key: TypeAlias = tuple[Voting, Attack, Rule]
+Key: TypeAlias = tuple[Voting, str, Rule]
+"""A voting, an attack by its name, a rule."""
 
 _MOST_SIZES = 32  # patch heights and widths that a figure or a slider shows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attack:
+    """What is certified against.
+
+    Attributes:
+      name: as tables and files call it, for example "5x5" or "2 x 5x5".
+      touched: bool [L, P], its touched sets.
+      num_patches: how many of them at once, >= 1.
+      patch: the patch, where it is one of one size; None where it is more.
+    """
+
+    name: str
+    touched: Touched
+    num_patches: int = 1
+    patch: Patch | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,8 +48,7 @@ class Request:
     """What is asked of scores.
 
     Attributes:
-      attacks: {patch or name: (touched sets bool [L, P], patches at once)}, in the
-        order of the table; see `attacks_on`.
+      attacks: in the order of the table, each of another name; see `attacks_on`.
       votings: the votings, side by side.
       threshold: of threshold votes, in (0, 1].
       strength: of graded votes, in [1, 100].
@@ -47,7 +61,7 @@ class Request:
       sample: int64 [n], increasing: the images whose scores are kept, for the page.
     """
 
-    attacks: Mapping[Attack, tuple[Touched, int]]
+    attacks: Sequence[Attack]
     votings: tuple[Voting, ...]
     threshold: float
     strength: float
@@ -71,6 +85,9 @@ class Request:
         check_strength(self.strength)
         is_graded = "graded" in self.votings
         check_tolerance(self.tolerance, self.strength if is_graded else None)
+        names = [attack.name for attack in self.attacks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"attacks={names} must differ in their names")
         if not self.patches:
             raise ValueError(
                 "attacks must hold a patch; add for example ds.Patch(5, 5)"
@@ -79,7 +96,7 @@ class Request:
     @property
     def patches(self) -> list[Patch]:
         """The attacks that are one patch, in the order asked."""
-        return [attack for attack in self.attacks if isinstance(attack, Patch)]
+        return [attack.patch for attack in self.attacks if attack.patch is not None]
 
     @property
     def patch(self) -> Patch:
@@ -105,7 +122,7 @@ def attacks_on(
     *,
     area: int | None = None,
     num_patches: int = 1,
-) -> dict[Attack, tuple[Touched, int]]:
+) -> list[Attack]:
     """What to certify against: each patch, and more where asked.
 
     Args:
@@ -116,23 +133,26 @@ def attacks_on(
       num_patches: also so many of each of the patches at once, where above 1.
 
     Returns:
-      {patch or name: (touched sets, patches at once)}, as `Request` takes it.
+      The attacks, as `Request` takes them.
 
     Raises:
       TypeError, ValueError: as `touched` and `rectangles_of_area`.
     """
-    attacks: dict[Attack, tuple[Touched, int]]
-    attacks = {p: (touched(ablation, p, image_size), 1) for p in patches}
+    rectangles = () if area is None else rectangles_of_area(area, image_size)
+    attacks = {
+        patch: Attack(str(patch), touched(ablation, patch, image_size), patch=patch)
+        for patch in [*patches, *rectangles]
+    }
+    found = list(attacks.values())
     if area is not None:
-        rectangles = rectangles_of_area(area, image_size)
-        attacks |= {p: (touched(ablation, p, image_size), 1) for p in rectangles}
         together = touched_by_any(ablation, rectangles, image_size)
-        attacks[f"area <={area}"] = together, 1
+        found.append(Attack(f"area <={area}", together))
     if num_patches > 1:
-        attacks |= {
-            f"{num_patches} x {p}": (attacks[p][0], num_patches) for p in patches
-        }
-    return attacks
+        found += [
+            Attack(f"{num_patches} x {patch}", attacks[patch].touched, num_patches)
+            for patch in dict.fromkeys(patches)
+        ]
+    return found
 
 
 def shown_sizes(extent: int) -> list[int]:

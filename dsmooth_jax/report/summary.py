@@ -1,6 +1,6 @@
 """What was found, in words, tables, rows and records.
 
-Every number comes from `answers`, none is made here.
+Every number comes from `analysis`, none is made here.
 """
 
 import csv
@@ -22,13 +22,12 @@ from dsmooth_jax.ablation import (
 )
 from dsmooth_jax.evaluation import Accuracy, Evaluation
 from dsmooth_jax.report.analysis import Analysis
-from dsmooth_jax.report.request import Key, Request
+from dsmooth_jax.report.request import Attack, Key, Request
 from dsmooth_jax.storage.score_store import ScoreStore
-from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import counted, csv_text, one_line
 
 Results = Mapping[Key, Evaluation]
-"""What was found for each voting, attack (a patch, or several by a name) and rule."""
+"""What was found for each voting, attack (by its name) and rule."""
 
 
 def format_table(results: Results) -> str:
@@ -68,13 +67,13 @@ def format_accuracy(accuracy: Accuracy) -> str:
 
 
 def accuracy_record(
-    voting: str, attack: Patch | str, rule: str, result: Evaluation
+    voting: str, attack: Attack, rule: str, result: Evaluation
 ) -> dict[str, Any]:
     """One entry of summary.json's "certificates"."""
-    sides = [attack.height, attack.width] if isinstance(attack, Patch) else None
+    patch = attack.patch
     return {
-        "patch": sides,
-        "attack": str(attack),
+        "patch": None if patch is None else [patch.height, patch.width],
+        "attack": attack.name,
         "voting": voting,
         "rule": rule,
         "clean_accuracy": result.clean.value,
@@ -106,10 +105,11 @@ def write_rows(
     path.write_text(format_rows(columns), "utf-8", "backslashreplace", newline="")
 
 
-def claim(store: ScoreStore, request: Request, analysis: Analysis) -> str:
+def claim(analysis: Analysis) -> str:
     """Says in a sentence what is proven, against whom, for which images and model."""
+    store, request = analysis.store, analysis.request
     patch, voting = request.patch, request.voting
-    accuracy = analysis.results[voting, patch, "placement"].certified
+    accuracy = analysis.results[voting, str(patch), "placement"].certified
     low, high = (100 * bound for bound in accuracy.interval)
     return (
         f"{accuracy.count:,} of {describe_images(store)} "
@@ -121,8 +121,9 @@ def claim(store: ScoreStore, request: Request, analysis: Analysis) -> str:
     )
 
 
-def caption(store: ScoreStore, request: Request, votings: Sequence[str]) -> str:
+def caption(analysis: Analysis, votings: Sequence[str]) -> str:
     """The small print of a figure: number of images, which, ablation, settings."""
+    store, request = analysis.store, analysis.request
     texts = {
         "threshold": f"threshold {request.threshold:g}",
         "graded": f"strength {request.strength:g}",
@@ -186,20 +187,20 @@ def describe_voting(request: Request, voting: str) -> str:
     return f"{voting.replace('_', ' ')} votes{setting.get(voting, '')}"
 
 
-def summarize(
-    store: ScoreStore, request: Request, analysis: Analysis
-) -> dict[str, Any]:
+def summarize(analysis: Analysis) -> dict[str, Any]:
     """What summary.json holds."""
+    store, request = analysis.store, analysis.request
+    attacks = {attack.name: attack for attack in request.attacks}
     data = store.made_by.get("data")
     split = data.get("split") if isinstance(data, Mapping) else None
     records = []
-    for (voting, attack, rule), result in analysis.results.items():
-        record = accuracy_record(voting, attack, rule, result)
-        if rule == "placement" and (voting, attack) in analysis.uncertain:
-            doubtful = analysis.uncertain[voting, attack]
+    for (voting, name, rule), result in analysis.results.items():
+        record = accuracy_record(voting, attacks[name], rule, result)
+        if rule == "placement" and (voting, name) in analysis.uncertain:
+            doubtful = analysis.uncertain[voting, name]
             record["certified_accuracy_uncertain"] = doubtful.value
-        if (voting, attack) in analysis.is_exact:
-            record["is_exact"] = analysis.is_exact[voting, attack]
+        if (voting, name) in analysis.is_exact:
+            record["is_exact"] = analysis.is_exact[voting, name]
         records.append(record)
     return {
         "num_images": len(store),
@@ -213,7 +214,7 @@ def summarize(
         "settings_chosen_on": store.made_by.get("chosen_on", "not recorded"),
         "tolerance": request.tolerance,
         "clean_accuracy": analysis.results[
-            request.voting, request.patch, "placement"
+            request.voting, str(request.patch), "placement"
         ].clean.value,
         "base_accuracy": analysis.base_accuracy,
         "certificates": records,
@@ -221,10 +222,9 @@ def summarize(
     }
 
 
-def image_rows(
-    store: ScoreStore, request: Request, analysis: Analysis
-) -> dict[str, np.ndarray]:
+def image_rows(analysis: Analysis) -> dict[str, np.ndarray]:
     """The columns of rows.csv, a row for each image; predictions by the main voting."""
+    store, request = analysis.store, analysis.request
     return {
         "id": store.ids,
         "label": store.labels,

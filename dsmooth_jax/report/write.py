@@ -14,22 +14,18 @@ import numpy as np
 from dsmooth_jax.report import figures, heatmaps, html, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.plot_style import write_figure
-from dsmooth_jax.report.request import Request, shown_sizes
-from dsmooth_jax.storage.score_store import ScoreStore
+from dsmooth_jax.report.request import shown_sizes
+from dsmooth_jax.storage.score_store import PathLike
 from dsmooth_jax.voting import GRADES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_report(
-    store: ScoreStore, request: Request, analysis: Analysis, out: pathlib.Path
-) -> list[str]:
+def write_report(analysis: Analysis, out: PathLike) -> list[str]:
     """Writes what was found.
 
     Args:
-      store: the scores.
-      request: what was asked.
       analysis: what `analyze` found.
       out: a folder; made where it is not there.
 
@@ -37,12 +33,12 @@ def write_report(
       The names of the files, the most readable first. Figures and page only where the
       question has figures.
     """
+    out, request = pathlib.Path(out), analysis.request
     out.mkdir(parents=True, exist_ok=True)
     written = ["summary.json", "rows.csv"]
-    found = summary.summarize(store, request, analysis)
+    found = summary.summarize(analysis)
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
-    rows = summary.image_rows(store, request, analysis)
-    summary.write_rows(out / "rows.csv", rows)
+    summary.write_rows(out / "rows.csv", summary.image_rows(analysis))
     if analysis.sweep:
         summary.write_rows(out / "sweep.csv", summary.sweep_rows(analysis))
         written.append("sweep.csv")
@@ -51,38 +47,35 @@ def write_report(
         np.savez_compressed(out / "maps.npz", margin=margin, rival=rival)
         written.append("maps.npz")
     if request.has_figures:
-        drawn = draw(store, request, analysis)
+        drawn = draw_figures(analysis)
         for name, figure in drawn.items():
             write_figure(figure, out / f"{name}.png")
-        page = html.render(store, request, analysis, drawn)
+        page = html.render(analysis, drawn)
         (out / "report.html").write_text(page, "utf-8", "backslashreplace")
         figure_names = [f"{name}.png" for name in drawn]
         written = ["report.html", *figure_names, *written]
     return written
 
 
-def draw(
-    store: ScoreStore, request: Request, analysis: Analysis
-) -> dict[str, "Figure"]:
+def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
     """Draws every figure of a report.
 
     Args:
-      store: the scores.
-      request: what was asked, with figures.
-      analysis: what was found.
+      analysis: what was found, with figures.
 
     Returns:
       {name: matplotlib figure}, in the order of the page.
     """
-    num_images, focus, main = len(store), request.patch, request.voting
-    about_all = summary.caption(store, request, request.votings)
-    about_main = summary.caption(store, request, [main])
+    store, request = analysis.store, analysis.request
+    num_images, patch, voting = len(store), request.patch, request.voting
+    about_all = summary.caption(analysis, request.votings)
+    about_main = summary.caption(analysis, [voting])
     assert analysis.rectangles is not None and analysis.unproven is not None
-    margin = analysis.margins[main, focus, "placement"]
-    settings = {voting: request.setting(voting) for voting in request.votings}
+    margin = analysis.margins[voting, str(patch), "placement"]
+    settings = {each: request.setting(each) for each in request.votings}
     drawn = {
         "certified_accuracy": figures.accuracy_figure(
-            analysis.squares(store.labels, _sides(store, analysis)),
+            analysis.squares(_sides(analysis)),
             base_accuracy=analysis.base_accuracy,
             caption=about_all,
         ),
@@ -92,32 +85,32 @@ def draw(
             caption=about_main,
         ),
         "margins": figures.margins_figure(
-            margin / (GRADES if main == "graded" else 1),
-            analysis.predictions[main] == store.labels,
-            focus,
+            margin / (GRADES if voting == "graded" else 1),
+            analysis.is_right(voting),
+            patch,
             caption=about_main,
         ),
         "map": heatmaps.map_figure(
-            analysis.unproven / num_images, focus, caption=about_main
+            analysis.unproven / num_images, patch, caption=about_main
         ),
         "positions": heatmaps.positions_figure(
             analysis.right_by_ablation / num_images,
             store.ablation,
             store.image_size,
-            caption=summary.caption(store, request, []),
+            caption=summary.caption(analysis, []),
         ),
     }
     if analysis.settings:  # top one votes have none
         drawn["settings"] = figures.settings_figure(
             analysis.settings,
             {v: value for v, value in settings.items() if value is not None},
-            focus,
-            caption=summary.caption(store, request, []),
+            patch,
+            caption=summary.caption(analysis, []),
         )
     return drawn
 
 
-def _sides(store: ScoreStore, analysis: Analysis) -> list[int]:
+def _sides(analysis: Analysis) -> list[int]:
     """Squares from 1x1 to the first against which nothing is certified."""
     largest = max(int(side.max(initial=0)) for side in analysis.largest.values())
-    return list(range(1, min(largest + 1, *store.image_size) + 1))
+    return list(range(1, min(largest + 1, *analysis.store.image_size) + 1))
