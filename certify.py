@@ -26,12 +26,12 @@ from dsmooth_jax.checks import check_count, user_path
 from dsmooth_jax.commands import cli
 from dsmooth_jax.report import comparison, summary
 from dsmooth_jax.report.analysis import analyze
-from dsmooth_jax.report.request import Request, attacks_on
+from dsmooth_jax.report.request import attacks_on, request_of
 from dsmooth_jax.report.thumbnails import choose, load_thumbnails
 from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint, provenance, score_store
+from dsmooth_jax.storage.workdir import BEST, CERTIFIED, SCORES
 from dsmooth_jax.training.ownership import check_folder, locked
 from dsmooth_jax.voting import (
     VOTINGS,
@@ -100,7 +100,7 @@ def main(_):
         compare()
     elif FLAGS.scores:
         scores = ds.open_scores(user_path("--scores", FLAGS.scores))
-        request = ask_for(scores.ablation, scores.image_size, scores.made_by)
+        request = ask_for(scores.ablation, scores.image_size, scores.origin)
         out = out_folder(scores.path.parent, scores)
         with locked("--out", out, LOCK):
             answer(scores, request, out)
@@ -115,10 +115,11 @@ def certify_workdir(workdir):
     """Scores the images of a split, and asks their scores; all processes together."""
     smoothed = ds.load_smoothed(workdir, chunk_size=FLAGS.chunk_size)
     chosen = {name: getattr(smoothed, name) for name in SETTINGS}
-    request = ask_for(smoothed.ablation, smoothed.image_shape[:2], chosen)
+    origin = provenance.Origin(**chosen)
+    request = ask_for(smoothed.ablation, smoothed.image_shape[:2], origin)
     images, record = open_images(workdir, smoothed)
-    out = out_folder(workdir / "certify" / FLAGS.split)
-    is_new = FLAGS.overwrite or not (out / "scores" / "manifest.json").exists()
+    out = out_folder(workdir / CERTIFIED / FLAGS.split)
+    is_new = FLAGS.overwrite or not score_store.is_store(out / SCORES)
     if is_new and not is_masked(smoothed.scores_fn):
         ds.check_locality(
             smoothed.scores_fn,
@@ -134,11 +135,10 @@ def certify_workdir(workdir):
             answer(ds.open_scores(scores), request, out)
 
 
-def ask_for(ablation, image_size, chosen):
+def ask_for(ablation, image_size, origin):
     """What is asked, by flags and by what was chosen in training; all is checked."""
-    votings = (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded")
-    saved = chosen.get("voting", "threshold")
-    return Request(
+    return request_of(
+        origin,
         attacks_on(
             ablation,
             image_size,
@@ -146,10 +146,9 @@ def ask_for(ablation, image_size, chosen):
             area=FLAGS.area,
             num_patches=FLAGS.num_patches,
         ),
-        votings,
-        FLAGS.threshold or chosen.get("threshold", 0.3),
-        FLAGS.strength or chosen.get("strength", 5.0),
-        voting=saved if saved in votings else votings[0],
+        (FLAGS.voting,) if FLAGS.voting else ("threshold", "graded"),
+        threshold=FLAGS.threshold,
+        strength=FLAGS.strength,
         tolerance=FLAGS.tolerance,
         thresholds=cli.parse_numbers("--thresholds", FLAGS.thresholds),
         strengths=cli.parse_numbers("--strengths", FLAGS.strengths),
@@ -162,7 +161,7 @@ def out_folder(default, scores=None):
     """Where to write: nothing that another command wrote there may be lost."""
     out = default if FLAGS.out is None else user_path("--out", FLAGS.out)
     check_folder("--out", out)
-    there = out / "scores"
+    there = out / SCORES
     if scores is not None and there.exists() and not there.samefile(scores.path):
         raise ValueError(
             f"--out={out} holds what was found of other scores, {there}; give another"
@@ -206,32 +205,32 @@ def score_images(workdir, smoothed, images, record, out):
     """Scores images with a run's best checkpoint, or takes up what is there."""
     is_first = distributed.is_first()
     if FLAGS.overwrite and is_first:
-        distributed_scoring.remove(out / "scores")
+        distributed_scoring.remove(out / SCORES)
     distributed.barrier("old scores removed")
     create = functools.partial(
         score_store.create_store,
-        out / "scores",
+        out / SCORES,
         ablation=smoothed.ablation,
         image_shape=images.image_shape,
         num_classes=images.num_classes,
         labels=images.labels,
         ids=images.ids,
-        made_by={
-            "model": record["model"],
-            "checkpoint": checkpoint.fingerprint(workdir / BEST),
-            "data": {**record["data"], "split": FLAGS.split},
-            "images": images.fingerprint,
-            "class_names": images.class_names,
-            "voting": smoothed.voting,
-            "threshold": smoothed.threshold,
-            "strength": smoothed.strength,
-            "chosen_on": "validation",
-            "device": jax.devices()[0].device_kind,
-            "precision": MATMUL_PRECISION,
-            "versions": provenance.versions(),
-        },
+        made_by=provenance.Origin(
+            model=record["model"],
+            checkpoint=checkpoint.fingerprint(workdir / BEST),
+            data={**record["data"], "split": FLAGS.split},
+            images=images.fingerprint,
+            class_names=images.class_names,
+            voting=smoothed.voting,
+            threshold=smoothed.threshold,
+            strength=smoothed.strength,
+            chosen_on="validation",
+            device=jax.devices()[0].device_kind,
+            precision=MATMUL_PRECISION,
+            versions=provenance.versions(),
+        ).to_json(),
     )
-    scores = distributed_scoring.take_up(out / "scores", create)
+    scores = distributed_scoring.take_up(out / SCORES, create)
     if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
         ds.save_thumbnails(scores, images.images)
     if not (todo := scores.missing):
@@ -267,7 +266,7 @@ def answer(scores, request, out):
     print(f"\n{wrapped(about)}\n\n{summary.format_table(analysis.results)}\n")
     print(wrapped(summary.claim(analysis)))
     print(f"Base accuracy of single ablations: {100 * analysis.base_accuracy:.1f} %.")
-    if size := summary.resized_to(scores):
+    if size := scores.origin.resized_to:
         print(
             f"The data source resized the images to {size[0]}x{size[1]}: patches are "
             "in pixels of the\nresized image, the one that this attacker changes."

@@ -25,8 +25,8 @@ from dsmooth_jax.ablation import ablation_from_json, thinned
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.commands import cli
 from dsmooth_jax.report import figures, plot_style
-from dsmooth_jax.smoothed import BEST
-from dsmooth_jax.storage import checkpoint, provenance, score_store
+from dsmooth_jax.storage import checkpoint, files, provenance
+from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
 from dsmooth_jax.training import augment, loop, losses, optimizers
 from dsmooth_jax.training.config import check_flags, from_json, to_json
 from dsmooth_jax.training.ownership import check_free, locked
@@ -109,12 +109,13 @@ def train(config, workdir):
     with locked("--workdir", workdir, "train.lock"):
         is_first = distributed.is_first()
         if is_first:
-            for name, text in (
-                ("config.json", json.dumps(config, indent=2) + "\n"),
-                ("validation_ids.txt", "".join(f"{i}\n" for i in validation_set.ids)),
+            ids = "".join(f"{i}\n" for i in validation_set.ids)
+            for path, text in (
+                (workdir / CONFIG, json.dumps(config, indent=2) + "\n"),
+                (workdir / VALIDATION_IDS, ids),
             ):
-                score_store.write_whole(workdir / name, text.encode())
-        distributed.check_shared(workdir / "config.json")
+                files.write_whole(path, text.encode())
+        distributed.check_shared(workdir / CONFIG)
         outcome = loop.run(
             workdir,
             plan,
@@ -140,7 +141,7 @@ def train(config, workdir):
         return
     if outcome.lines:
         figure = figures.curve_figure(outcome.lines)
-        plot_style.write_figure(figure, workdir / "curve.png")
+        plot_style.write_figure(figure, workdir / CURVE)
     best = outcome.best
     if best is not None:
         print(f"best at step {best['step']}: {describe(best)}")

@@ -20,6 +20,7 @@ from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.storage.score_store import (
+    MANIFEST,
     ScoreStore,
     StoreError,
     enter_shards,
@@ -44,7 +45,7 @@ def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
     """
     if distributed.is_first():
         _collect(create())
-    distributed.check_shared(path / "manifest.json")
+    distributed.check_shared(path / MANIFEST)
     return create()
 
 
@@ -62,7 +63,7 @@ def remove(path: pathlib.Path) -> None:
             f"{path} is not to be overwritten: it holds {sorted(strange)[0]!r}, which "
             "is no part of a store; move that away, or give another --out"
         )
-    (path / "manifest.json").unlink(missing_ok=True)  # killed here, nothing seems whole
+    (path / MANIFEST).unlink(missing_ok=True)  # killed here, nothing seems whole
     shutil.rmtree(path)
 
 

@@ -1,7 +1,6 @@
 """The smoothed classifier: base classifier, ablation and decision in one value."""
 
 import dataclasses
-import os
 import pathlib
 from typing import Any, Literal
 
@@ -24,9 +23,13 @@ from dsmooth_jax.evidence import (
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.files import PathLike
+from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import AblationMasks, ImageSize, Levels, PerImage, Scores
 from dsmooth_jax.voting import (
+    STRENGTH,
+    THRESHOLD,
     TOLERANCE,
     Voting,
     cast_doubts,
@@ -40,9 +43,6 @@ from dsmooth_jax.wording import counted
 
 Decision = Literal["votes", "double_masking"]
 DECISIONS: tuple[Decision, ...] = ("votes", "double_masking")
-
-BEST = pathlib.Path("checkpoints", "best")
-"""Where in a workdir the checkpoint that `load_smoothed` reads lies."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +68,8 @@ class SmoothedClassifier:
     decision: Decision = "votes"
     patch: Patch | None = None
     voting: Voting = "threshold"
-    threshold: float = 0.3
-    strength: float = 5.0
+    threshold: float = THRESHOLD
+    strength: float = STRENGTH
     image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -200,9 +200,7 @@ class SmoothedClassifier:
         return design_masks(self.ablation, self.patch, image_size)
 
 
-def load_smoothed(
-    workdir: str | os.PathLike[str], *, chunk_size: int = 8
-) -> SmoothedClassifier:
+def load_smoothed(workdir: PathLike, *, chunk_size: int = 8) -> SmoothedClassifier:
     """Loads the smoothed classifier that train.py left in a workdir.
 
     Args:
@@ -237,7 +235,7 @@ def _decision(record: dict) -> dict[str, Any]:
 
 
 def restore_base(
-    workdir: str | os.PathLike[str], *, chunk_size: int = 8
+    workdir: PathLike, *, chunk_size: int = 8
 ) -> tuple[models.BaseClassifier, models.Variables, dict]:
     """The base classifier of a run's best checkpoint, its variables, what it records.
 

@@ -18,6 +18,9 @@ from dsmooth_jax.types import Grades, Levels, Scores, Votes
 Voting = Literal["threshold", "top_one", "graded"]
 VOTINGS: tuple[Voting, ...] = ("threshold", "top_one", "graded")
 
+THRESHOLD, STRENGTH = 0.3, 5.0
+"""Of threshold and of graded votes, where nothing is chosen: see `evaluation`."""
+
 GRADES = 100
 """The limit of graded votes: what `certify` takes as ``limit`` together with them."""
 
@@ -30,7 +33,11 @@ docs/proven.md."""
 
 
 def cast_votes(
-    scores: ArrayLike, voting: Voting, *, threshold: float = 0.3, strength: float = 5.0
+    scores: ArrayLike,
+    voting: Voting,
+    *,
+    threshold: float = THRESHOLD,
+    strength: float = STRENGTH,
 ) -> tuple[Levels, int | None]:
     """Casts votes by the voting of this name; the settings of the others are not used.
 

@@ -19,9 +19,8 @@ import subprocess
 import sys
 import time
 
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint
-from dsmooth_jax.training.ownership import LATEST
+from dsmooth_jax.storage.workdir import BEST, CERTIFIED, LATEST, METRICS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -82,7 +81,7 @@ def certify(arguments: argparse.Namespace, workdir: pathlib.Path) -> None:
 def ending(workdir: pathlib.Path) -> dict[str, object]:
     """Everything that a run leaves, as values that can be compared."""
     record = checkpoint.read_metadata(workdir / BEST)
-    out = workdir / "certify" / "test"
+    out = workdir / CERTIFIED / "test"
     certificates = json.loads((out / "summary.json").read_text())["certificates"]
     chosen = ("step", "voting", "threshold", "strength", "certified_accuracy")
     return {
@@ -90,7 +89,7 @@ def ending(workdir: pathlib.Path) -> dict[str, object]:
         "best parameters": checkpoint.fingerprint(workdir / BEST),
         "steps": checkpoint.latest_step(workdir / LATEST),
         "choices": {name: record[name] for name in chosen},
-        "metrics": (workdir / "metrics.jsonl").read_text(),
+        "metrics": (workdir / METRICS).read_text(),
         "certificates": certificates,
         "rows": (out / "rows.csv").read_text(),
     }

@@ -20,8 +20,9 @@ import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.commands import cli
-from dsmooth_jax.smoothed import BEST, restore_base
+from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
 
@@ -47,7 +48,8 @@ def main(_):
     for name in ("config.json", "metrics.jsonl", "curve.png"):
         shutil.copy(workdir / name, out / name)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(f"{out}: {size / 1e6:.1f} MB, arrays {checkpoint.fingerprint(out / BEST)}")
+    arrays = checkpoint.fingerprint(out / BEST)
+    print(f"{out}: {size / 1e6:.1f} MB, arrays {arrays}")
 
 
 def round_to_half(leaf):

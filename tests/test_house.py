@@ -37,7 +37,10 @@ PROVEN = [
 ]
 HOUSE = [
     ("", PROVEN),
-    ("storage", ["provenance", "score_store", "pytrees", "checkpoint"]),
+    (
+        "storage",
+        ["files", "workdir", "provenance", "score_store", "pytrees", "checkpoint"],
+    ),
     (
         "report",
         [

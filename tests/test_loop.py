@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from processes import finish, free_port, start
 
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.storage.workdir import BEST, LATEST
 from dsmooth_jax.training import loop, metrics
 from dsmooth_jax.training.loop import Plan
-from dsmooth_jax.training.ownership import LATEST
 from dsmooth_jax.training.step import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from dsmooth_jax import distributed, distributed_scoring
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError, DamagedCheckpointError
 from dsmooth_jax.storage.score_store import StoreError
+from dsmooth_jax.storage.workdir import BEST, LATEST
 from dsmooth_jax.training import metrics, ownership
-from dsmooth_jax.training.ownership import LATEST
 
 MINE = {"config": {"seed": 1}, "fingerprints": {"train": "a"}}
 OTHER = {"config": {"seed": 2}, "fingerprints": {"train": "a"}}

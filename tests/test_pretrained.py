@@ -10,8 +10,9 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
-from dsmooth_jax.smoothed import BEST, restore_base
+from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.workdir import BEST
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained"

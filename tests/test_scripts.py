@@ -15,8 +15,8 @@ import pytest
 import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.report import thumbnails
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.workdir import BEST
 
 ROOT = pathlib.Path(__file__).parents[1]
 

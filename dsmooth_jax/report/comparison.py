@@ -9,13 +9,15 @@ import numpy as np
 from dsmooth_jax.report import figures, summary
 from dsmooth_jax.report.analysis import Analysis, Watch, analyze
 from dsmooth_jax.report.plot_style import write_figure
-from dsmooth_jax.report.request import Request, attacks_on
+from dsmooth_jax.report.request import attacks_on, request_of
+from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.score_store import (
-    PathLike,
     ScoreStore,
     StoreError,
+    is_store,
     open_scores,
 )
+from dsmooth_jax.storage.workdir import CERTIFIED, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
 
@@ -34,9 +36,9 @@ def find_scores(path: PathLike, split: str) -> ScoreStore:
       StoreError: there are none.
     """
     folder = pathlib.Path(path)
-    places = [folder, folder / "certify" / split / "scores", folder / "scores"]
+    places = [folder, folder / CERTIFIED / split / SCORES, folder / SCORES]
     for place in places:
-        if (place / "manifest.json").exists():
+        if is_store(place):
             return open_scores(place)
     raise StoreError(
         f"{path} holds no scores, nor does {places[1]}; make them first with "
@@ -69,8 +71,8 @@ def check_same_images(stores: Mapping[str, ScoreStore]) -> None:
             "ids": (first.ids.tolist(), other.ids.tolist()),
             "labels": (first.labels.tolist(), other.labels.tolist()),
         }
-        if "images" in first.made_by and "images" in other.made_by:
-            pairs["pixels"] = (first.made_by["images"], other.made_by["images"])
+        if first.origin.images is not None and other.origin.images is not None:
+            pairs["pixels"] = (first.origin.images, other.origin.images)
         for what, (one, two) in pairs.items():
             if one != two:
                 shown = "" if isinstance(one, list) else f", {one} and {two}"
@@ -107,13 +109,11 @@ def compare(
     check_same_images(stores)
     runs = {}
     for name, store in stores.items():
-        main: Any = voting or store.made_by.get("voting", "threshold")
-        request = Request(
+        asked: Any = voting or store.origin.voting or "threshold"
+        request = request_of(
+            store.origin,
             attacks_on(store.ablation, store.image_size, patches),
-            (main,),
-            store.made_by.get("threshold", 0.3),
-            store.made_by.get("strength", 5.0),
-            voting=main,
+            (asked,),
             has_figures=False,
         )
         runs[name] = analyze(store, request, watch=watch)

@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.certificate import Rule
 from dsmooth_jax.queries import rectangles_of_area, touched_by_any
+from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import ImageSize, Touched
 from dsmooth_jax.voting import (
+    STRENGTH,
+    THRESHOLD,
     Voting,
     cast_votes,
     check_strength,
@@ -113,6 +116,46 @@ class Request:
     def setting(self, voting: Voting) -> float | None:
         """The voting's threshold or strength; None for top one, which has none."""
         return {"threshold": self.threshold, "graded": self.strength}.get(voting)
+
+
+def request_of(
+    saved: Origin,
+    attacks: Sequence[Attack],
+    votings: Sequence[Voting] = ("threshold", "graded"),
+    *,
+    threshold: float | None = None,
+    strength: float | None = None,
+    **others: Any,
+) -> Request:
+    """Asks with the voting and the settings that were chosen for a model.
+
+    Args:
+      saved: of the scores, their store's `origin`.
+      attacks: as of `Request`.
+      votings: side by side.
+      threshold: instead of the chosen one.
+      strength: likewise.
+      **others: what else a `Request` holds.
+
+    Returns:
+      The request. Figures are about the chosen voting where it is one of those asked,
+      else the first of these. Where nothing was chosen, settings are the defaults of
+      `SmoothedClassifier`.
+
+    Raises:
+      TypeError, ValueError: a setting that cannot be.
+    """
+    voting: Any = saved.voting or "threshold"
+    threshold = saved.threshold if threshold is None else threshold
+    strength = saved.strength if strength is None else strength
+    return Request(
+        attacks,
+        tuple(votings),
+        THRESHOLD if threshold is None else threshold,
+        STRENGTH if strength is None else strength,
+        voting=voting if voting in votings else votings[0],
+        **others,
+    )
 
 
 def attacks_on(

@@ -135,24 +135,14 @@ def caption(analysis: Analysis, votings: Sequence[str]) -> str:
 
 def describe_images(store: ScoreStore) -> str:
     """Returns for example "1,000 test images of mnist5k"."""
-    data = store.made_by.get("data")
-    data = data if isinstance(data, Mapping) else {"name": data}
-    split, name = data.get("split"), data.get("name")
+    split, name = store.origin.split, store.origin.data_name
     images = counted(len(store), f"{one_line(str(split))} image" if split else "image")
     return images + (f" of {one_line(str(name))}" if name else "")
 
 
-def resized_to(store: ScoreStore) -> list[int] | None:
-    """(H, W) that the data source resized images to; None where it did not."""
-    data = store.made_by.get("data")
-    return data.get("size") if isinstance(data, Mapping) else None
-
-
 def describe_model(store: ScoreStore) -> str:
     """Returns for example "bandnet, which sees 2 adjacent columns at a time"."""
-    model = store.made_by.get("model")
-    name = model.get("name") if isinstance(model, Mapping) else model
-    sees = describe_ablation(store.ablation)
+    name, sees = store.origin.model_name, describe_ablation(store.ablation)
     return f"{one_line(str(name or 'the classifier'))}, which sees {sees} at a time"
 
 
@@ -191,8 +181,6 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     """What summary.json holds."""
     store, request = analysis.store, analysis.request
     attacks = {attack.name: attack for attack in request.attacks}
-    data = store.made_by.get("data")
-    split = data.get("split") if isinstance(data, Mapping) else None
     records = []
     for (voting, name, rule), result in analysis.results.items():
         record = accuracy_record(voting, attacks[name], rule, result)
@@ -204,14 +192,14 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
         records.append(record)
     return {
         "num_images": len(store),
-        "split": split or "unknown",
+        "split": store.origin.split or "unknown",
         "ablation": ablation_to_json(store.ablation),
         "image_shape": list(store.image_shape),
-        "resized_to": resized_to(store),
+        "resized_to": store.origin.resized_to,
         "voting": request.voting,
         "threshold": request.threshold,
         "strength": request.strength,
-        "settings_chosen_on": store.made_by.get("chosen_on", "not recorded"),
+        "settings_chosen_on": store.origin.chosen_on or "not recorded",
         "tolerance": request.tolerance,
         "clean_accuracy": analysis.results[
             request.voting, str(request.patch), "placement"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
-from dsmooth_jax.storage.score_store import ScoreStore, write_whole
+from dsmooth_jax.storage.files import write_whole
+from dsmooth_jax.storage.score_store import ScoreStore
 
 MOST_IMAGES = 1000
 """The most images that a report shows one by one."""
@@ -158,7 +159,7 @@ def atlas(pixels: np.ndarray) -> tuple[str, bytes, int, tuple[int, int]]:
 
 def class_names(store: ScoreStore) -> list[str]:
     """A name for each class: the store's own, or "class 0", "class 1", ..."""
-    names = store.made_by.get("class_names")
+    names = store.origin.class_names
     if isinstance(names, list) and len(names) == store.num_classes:
         return [str(name) for name in names]
     return [f"class {index}" for index in range(store.num_classes)]
@@ -186,4 +187,4 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
 
 def _fingerprint(store: ScoreStore) -> str:
     """What the store says its images are; "" where it does not."""
-    return str(store.made_by.get("images", ""))
+    return str(store.origin.images or "")

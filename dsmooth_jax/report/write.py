@@ -15,7 +15,7 @@ from dsmooth_jax.report import figures, heatmaps, html, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.report.request import shown_sizes
-from dsmooth_jax.storage.score_store import PathLike
+from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.voting import GRADES
 
 if TYPE_CHECKING:

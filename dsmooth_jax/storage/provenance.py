@@ -1,6 +1,7 @@
 """What made a thing, as plain JSON, and how two such records differ."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -18,6 +19,78 @@ _WORDS = {
     "fingerprints.train": "fingerprints.train: other training images",
     "fingerprints.validation": "fingerprints.validation: other validation images",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a store says its scores were made by. None is what it does not say.
+
+    Scores of another framework say what they like, so nothing here is checked.
+
+    Attributes:
+      model: the model's config, or its name.
+      checkpoint: the checksum of the model's variables.
+      data: {"name", "split", "size", ...}, or a name.
+      images: the fingerprint of the images.
+      class_names: one for each class.
+      voting: chosen on validation data, as are:
+      threshold: of threshold votes.
+      strength: of graded votes.
+      chosen_on: where these three were chosen.
+      device: what computed the scores.
+      precision: of its matrix products.
+      versions: of the packages, by name.
+    """
+
+    model: Any = None
+    checkpoint: Any = None
+    data: Any = None
+    images: Any = None
+    class_names: Any = None
+    voting: Any = None
+    threshold: Any = None
+    strength: Any = None
+    chosen_on: Any = None
+    device: Any = None
+    precision: Any = None
+    versions: Any = None
+
+    @classmethod
+    def from_json(cls, made_by: Mapping[str, Any]) -> "Origin":
+        """Reads what a store holds; what has another name is passed over."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: made_by[name] for name in names if name in made_by})
+
+    def to_json(self) -> dict[str, Any]:
+        """What a store keeps: everything that is not None."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+    @property
+    def model_name(self) -> Any:
+        """The model's name."""
+        return self.model.get("name") if isinstance(self.model, Mapping) else self.model
+
+    @property
+    def data_name(self) -> Any:
+        """The data's name."""
+        return self._of_data("name") if self._is_detailed else self.data
+
+    @property
+    def split(self) -> Any:
+        """Which images of the data."""
+        return self._of_data("split")
+
+    @property
+    def resized_to(self) -> Any:
+        """(H, W) that the data source resized images to; None where it did not."""
+        return self._of_data("size")
+
+    @property
+    def _is_detailed(self) -> bool:
+        return isinstance(self.data, Mapping)
+
+    def _of_data(self, name: str) -> Any:
+        return self.data.get(name) if self._is_detailed else None
 
 
 def versions() -> dict[str, str]:

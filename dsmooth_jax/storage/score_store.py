@@ -13,10 +13,8 @@ only, and the same command goes on with the first one that is missing.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,17 +30,17 @@ from dsmooth_jax.ablation import (
     check_num_ablations,
 )
 from dsmooth_jax.evaluation import check_labels
-from dsmooth_jax.storage.provenance import describe_difference
+from dsmooth_jax.storage.files import PathLike, sha256, write_whole
+from dsmooth_jax.storage.provenance import Origin, describe_difference
 from dsmooth_jax.types import ImageShape, ImageSize
 from dsmooth_jax.voting import check_scores
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 _SHARD_BYTES = 2**24
 """Aimed at where no shard size is asked for, with 32 to 128 images in a shard.
 
 So little is lost when a slow scoring is killed, and a query holds little in memory."""
-
-PathLike = str | os.PathLike[str]
 
 
 class StoreError(ValueError):
@@ -60,7 +58,8 @@ class ScoreStore:
       num_classes: K.
       labels: int64 [N].
       ids: str [N].
-      made_by: plain JSON: model, data, device, precision, versions, ...
+      made_by: plain JSON: model, data, device, precision, versions, ...; `origin` has
+        what a report reads of it.
       shard_size: images in each shard but the last.
       checksums: sha256 of each finished shard's file, by its number.
     """
@@ -82,6 +81,11 @@ class ScoreStore:
     def image_size(self) -> ImageSize:
         """(H, W), pixels."""
         return self.image_shape[:2]
+
+    @property
+    def origin(self) -> Origin:
+        """What `made_by` says, by name."""
+        return Origin.from_json(self.made_by)
 
     @property
     def num_shards(self) -> int:
@@ -129,6 +133,11 @@ class ScoreStore:
         for span, part in self:
             scores[span] = part
         return scores
+
+
+def is_store(path: PathLike) -> bool:
+    """Whether a folder holds scores, finished or not."""
+    return pathlib.Path(path, MANIFEST).exists()
 
 
 def open_scores(path: PathLike) -> ScoreStore:
@@ -186,7 +195,7 @@ def save_scores(
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape!r} must be (H, W, C), all >= 1")
     check_num_ablations("scores", checked.shape[1], ablation, image_shape[:2])
-    if pathlib.Path(path, "manifest.json").exists():
+    if is_store(path):
         raise StoreError(
             f"{path} holds scores already, finished or not; write elsewhere, or "
             "delete it"
@@ -245,7 +254,7 @@ def create_store(
         shard_size=shard_size,
         checksums={},
     )
-    if (path / "manifest.json").exists():
+    if is_store(path):
         found = _open(path)
         begun = dataclasses.replace(found, checksums={})
         if difference := describe_difference(_manifest(begun), _manifest(wanted)):
@@ -257,7 +266,7 @@ def create_store(
     if path.exists():
         # Only what a writer leaves that was killed before its manifest was there.
         own = {"labels.npy", "ids.npy", "labels.npy.part", "ids.npy.part"}
-        own.add("manifest.json.part")
+        own.add(f"{MANIFEST}.part")
         if not path.is_dir() or {file.name for file in path.iterdir()} - own:
             raise StoreError(f"{path} holds something else; name a new folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -296,16 +305,16 @@ def write_scores(store: ScoreStore, shard: int, scores: np.ndarray) -> str:
         )
     content = _npy(np.ascontiguousarray(checked))
     write_whole(store.path / _shard_name(shard), content)
-    return _sha256(content)
+    return sha256(content)
 
 
 def _open(path: pathlib.Path) -> ScoreStore:
-    manifest_path = path / "manifest.json"
+    manifest_path = path / MANIFEST
     try:
         manifest = json.loads(manifest_path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
-            f"{path} is no store of scores, it has no manifest.json"
+            f"{path} is no store of scores, it has no {MANIFEST}"
         ) from None
     except ValueError as error:  # not JSON, or not even text
         raise StoreError(f"{manifest_path} is damaged: {error}") from None
@@ -315,7 +324,7 @@ def _open(path: pathlib.Path) -> ScoreStore:
             f"{manifest_path} has format {found!r}, this version reads {FORMAT}; "
             "update dsmooth_jax, or make the scores again"
         )
-    if manifest.pop("checksum", None) != _sha256(json.dumps(manifest).encode()):
+    if manifest.pop("checksum", None) != sha256(json.dumps(manifest).encode()):
         raise StoreError(
             f"{manifest_path} is not what was written: its checksum differs"
         )
@@ -341,8 +350,8 @@ def _manifest(store: ScoreStore) -> dict[str, Any]:
         "image_shape": list(store.image_shape),
         "num_classes": store.num_classes,
         "ablation": ablation_to_json(store.ablation),
-        "labels": _sha256(_npy(store.labels)),
-        "ids": _sha256(_npy(store.ids)),
+        "labels": sha256(_npy(store.labels)),
+        "ids": sha256(_npy(store.ids)),
         "made_by": store.made_by,
         "shard_size": store.shard_size,
         "checksums": {str(k): v for k, v in sorted(store.checksums.items())},
@@ -366,16 +375,12 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
     """Reads an array file, after checking that it is what was written."""
     if checksum is None or not path.exists():
         raise StoreError(f"{path} is missing; run the command that made it again")
     content = path.read_bytes()
-    if _sha256(content) != checksum:
+    if sha256(content) != checksum:
         raise StoreError(
             f"{path} is not what was written, its checksum differs; delete it and run "
             "the command that made it again"
@@ -385,15 +390,5 @@ def _read_npy(path: pathlib.Path, checksum: str | None) -> np.ndarray:
 
 def _write_manifest(store: ScoreStore) -> None:
     manifest = _manifest(store)
-    manifest["checksum"] = _sha256(json.dumps(manifest).encode())
-    write_whole(store.path / "manifest.json", json.dumps(manifest, indent=2).encode())
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    manifest["checksum"] = sha256(json.dumps(manifest).encode())
+    write_whole(store.path / MANIFEST, json.dumps(manifest, indent=2).encode())

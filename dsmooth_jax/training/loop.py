@@ -30,11 +30,11 @@ from dsmooth_jax import distributed
 from dsmooth_jax.checks import check_range
 from dsmooth_jax.data import Batch
 from dsmooth_jax.models import Variables
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint, provenance
 from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
+from dsmooth_jax.storage.workdir import BEST, LATEST, METRICS, TENSORBOARD
 from dsmooth_jax.training import metrics
-from dsmooth_jax.training.ownership import LATEST, check_free
+from dsmooth_jax.training.ownership import check_free
 from dsmooth_jax.training.step import TrainState, TrainStep
 
 _READ_EVERY = 100  # steps between two readings of metrics from the device
@@ -141,14 +141,14 @@ def run(
     state = distributed.replicate(resumed.state, mesh)
     key_data = distributed.replicate(jax.random.key_data(key), mesh)
     best, first, last = resumed.best, int(resumed.state.step), plan.num_steps
-    metrics_path = workdir / "metrics.jsonl"
+    metrics_path = workdir / METRICS
     lines = metrics.cut(metrics_path, first) if is_first else []
     if first >= last:
         return Outcome(first, 0, True, best, lines)
 
     means = resumed.means
     begun = time.time()
-    logs = workdir / "tensorboard" if plan.tensorboard and is_first else None
+    logs = workdir / TENSORBOARD if plan.tensorboard and is_first else None
     steps = tqdm(
         range(first, last),
         initial=first,
@@ -263,15 +263,16 @@ def _resume(
             f"going on on other devices ({unlike}): correct, but not bit-identical to "
             "a run that stays on its devices"
         )
-    checkpoint.discard_after(workdir / BEST, step)
-    if best is not None and not _is_whole(workdir / BEST, best["step"], state):
-        checkpoint.set_aside(workdir / BEST, after=best["step"] - 1)
+    folder = workdir / BEST
+    checkpoint.discard_after(folder, step)
+    if best is not None and not _is_whole(folder, best["step"], state):
+        checkpoint.set_aside(folder, after=best["step"] - 1)
         if best["step"] == step:  # killed between saving it as latest and as best
             _save_best(workdir, state, record, best)
         else:
             best = None
             notes.append(
-                f"the best checkpoint so far in {workdir / BEST} is gone or damaged: "
+                f"the best checkpoint so far in {folder} is gone or damaged: "
                 "the best is chosen among the validations still to come"
             )
     if distributed.is_first():

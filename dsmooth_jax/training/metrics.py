@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dsmooth_jax.storage.score_store import write_whole
+from dsmooth_jax.storage.files import write_whole
 
 
 def cut(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

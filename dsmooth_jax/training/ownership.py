@@ -15,14 +15,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dsmooth_jax import distributed
-from dsmooth_jax.smoothed import BEST
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
 from dsmooth_jax.storage.provenance import describe_difference
+from dsmooth_jax.storage.score_store import MANIFEST
+from dsmooth_jax.storage.workdir import (
+    BEST,
+    CERTIFIED,
+    CONFIG,
+    CURVE,
+    LATEST,
+    METRICS,
+    VALIDATION_IDS,
+)
 from dsmooth_jax.training import config
-
-LATEST = pathlib.Path("checkpoints", "latest")
-"""Where in a workdir the checkpoints lie that a run goes on from."""
 
 
 def check_settings(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
@@ -129,7 +135,7 @@ def locked(flag: str, folder: pathlib.Path, name: str) -> Iterator[None]:
 
 def _claims(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
     """What lies in the folder says of the run that it is of."""
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if path.exists():
         try:
             yield {"config": dict(json.loads(path.read_text()))}
@@ -158,15 +164,15 @@ def _results(workdir: pathlib.Path) -> str:
         ]
         if kept:
             return f"{folder}/{kept[-1]}"
-    lines = workdir / "metrics.jsonl"
+    lines = workdir / METRICS
     num_lines = len(lines.read_text().splitlines()) if lines.exists() else 0
     # A run killed before its first checkpoint leaves the config, and a line at most.
-    is_begun = (workdir / "config.json").exists()
+    is_begun = (workdir / CONFIG).exists()
     if num_lines > is_begun:
-        return f"metrics.jsonl with {num_lines} validations"
-    for name in ("curve.png", "certify", "manifest.json"):
+        return f"{METRICS} with {num_lines} validations"
+    for name in (CURVE, CERTIFIED, MANIFEST):
         if (workdir / name).exists():
-            return name
-    if (workdir / "validation_ids.txt").exists() and not is_begun:
-        return "validation_ids.txt"
+            return str(name)
+    if (workdir / VALIDATION_IDS).exists() and not is_begun:
+        return str(VALIDATION_IDS)
     return ""
