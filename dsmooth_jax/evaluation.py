@@ -276,6 +276,56 @@ def choose_strength(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ChosenVoting:
+    """A voting with its settings, and what it reaches where they were chosen.
+
+    Attributes:
+      voting: "threshold" or "graded".
+      threshold: the best of threshold votes, whichever voting is chosen.
+      strength: the best of graded votes, likewise.
+      evaluation: of the chosen voting, by the placement rule.
+    """
+
+    voting: Voting
+    threshold: float
+    strength: float
+    evaluation: Evaluation
+
+
+def choose_voting(
+    scores: ArrayLike, labels: ArrayLike, touched: ArrayLike
+) -> ChosenVoting:
+    """Chooses voting, threshold and strength on validation data.
+
+    Args:
+      scores: floating [N, P, K] of validation images.
+      labels: integers [N].
+      touched: bool [L, P], of the patch to choose for.
+
+    Returns:
+      Of the best threshold and the best strength, the voting with most right and
+      certified images; of equals the one with most right ones, then threshold votes.
+
+    Raises:
+      TypeError, ValueError: as `choose_threshold`.
+    """
+    threshold = choose_threshold(scores, labels, touched)
+    strength = choose_strength(scores, labels, touched)
+    found = []
+    votings: tuple[Voting, ...] = ("threshold", "graded")
+    for voting in votings:
+        votes, limit = cast_votes(
+            scores, voting, threshold=threshold, strength=strength
+        )
+        result = evaluate(certify(votes, touched, limit=limit), labels)
+        found.append(ChosenVoting(voting, threshold, strength, result))
+    return max(
+        found,
+        key=lambda one: (one.evaluation.certified.count, one.evaluation.clean.count),
+    )
+
+
 def _choose(
     name: str,
     candidates: Sequence[float],

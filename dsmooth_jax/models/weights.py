@@ -27,7 +27,7 @@ import safetensors.numpy
 from dsmooth_jax.checks import check_choice
 from dsmooth_jax.models.base import BaseClassifier, Network, Variables
 from dsmooth_jax.models.weight_files import read_tensors
-from dsmooth_jax.storage.score_store import write_whole
+from dsmooth_jax.storage.files import write_whole
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

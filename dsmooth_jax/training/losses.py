@@ -12,15 +12,24 @@ of Metzen & Yatsura, ICLR 2021 (arXiv:2102.04154); this one follows our duels.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
+from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
+from dsmooth_jax.models import BaseClassifier, ImageClassifier
+
+LossFn: TypeAlias = Callable[
+    [Any, Any, Float[Array, "B H W C"], Int[Array, " B"], Key[Array, ""]],
+    tuple[Float[Array, ""], tuple[Any, Float[Array, ""]]],
+]
+"""(params, batch_stats, images, labels, key) -> (loss, (batch_stats, accuracy))."""
 
 LossName = Literal["cross_entropy", "certified_margin", "double_masked"]
 
@@ -61,6 +70,72 @@ class LossConfig:
         check_range("loss.cross_entropy", self.cross_entropy, least=0)
         # JSON has lists.
         object.__setattr__(self, "patch", check_pair("loss.patch", self.patch))
+
+
+def make_loss(
+    config: LossConfig,
+    classifier: BaseClassifier | ImageClassifier,
+    *,
+    sets: Bool[np.ndarray, "L P"] | None = None,
+    compute_dtype: DTypeLike = jnp.float32,
+) -> LossFn:
+    """Builds the loss of a classifier's parameters.
+
+    Args:
+      config: which loss.
+      classifier: what is trained.
+      sets: the touched sets or masks of the config's patch, in the ablation thinned as
+        the config says; cross-entropy alone needs none.
+      compute_dtype: of parameters and activations; logits and the loss are float32.
+
+    Returns:
+      (params, batch_stats, images, labels, key) -> (loss, (batch_stats, accuracy)): the
+      means over the ablated images, and the statistics after them.
+
+    Raises:
+      ValueError: another loss than cross-entropy without sets; when called, with those
+        of another ablation; a loss of ablations for a classifier of whole images.
+    """
+    is_margin = config.name != "cross_entropy"
+    if is_margin and sets is None:
+        raise ValueError(
+            f"sets=None: loss.name={config.name!r} needs touched sets or masks"
+        )
+    if is_margin and isinstance(classifier, ImageClassifier):
+        raise ValueError(
+            f"loss.name={config.name!r} is of ablations; with masks of pixels it must "
+            "be 'cross_entropy'"
+        )
+
+    def loss_fn(params, batch_stats, images, labels, key):
+        params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
+        variables = {"params": params, "batch_stats": batch_stats}
+        if isinstance(classifier, ImageClassifier):
+            logits, batch_stats = classifier.train_logits(
+                variables, images, labels, key
+            )
+        elif is_margin:
+            logits, batch_stats = classifier.train_all_logits(
+                variables, images, config.every
+            )
+            _check_sets(sets, logits, config)
+        else:
+            logits, batch_stats = classifier.train_logits(variables, images, key)
+        logits = logits.astype(jnp.float32)
+        loss = cross_entropy(logits, labels, config.label_smoothing)
+        if is_margin:
+            if config.name == "double_masked":
+                margins = masked_margins(logits, labels, jnp.asarray(sets))
+                margins = config.every * margins
+            else:
+                margins = certified_margin(logits, labels, jnp.asarray(sets))
+            loss = config.cross_entropy * loss + margin_loss(
+                margins, target=config.target, temperature=config.temperature
+            )
+        accuracy = (logits.argmax(axis=-1) == labels[:, None]).mean()
+        return loss, (batch_stats, accuracy)
+
+    return loss_fn
 
 
 def cross_entropy(
@@ -146,3 +221,13 @@ def margin_loss(
     gaps = gaps.reshape(len(gaps), -1)
     zero = jnp.zeros_like(gaps[:, :1])
     return jax.nn.logsumexp(jnp.concatenate([zero, gaps], axis=1), axis=1).mean()
+
+
+def _check_sets(sets: Any, logits: Array, config: LossConfig) -> None:
+    try:
+        check_touched(sets, logits.shape[1])
+    except ValueError as error:
+        every = config.every
+        raise ValueError(
+            f"{error}, with loss.every={every}; use those of thinned(ablation, {every})"
+        ) from None

@@ -18,13 +18,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
-from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
-from dsmooth_jax.training import losses
 from dsmooth_jax.training.augment import AugmentConfig, augment
-from dsmooth_jax.training.losses import LossConfig
+from dsmooth_jax.training.losses import LossConfig, LossFn, make_loss
 from dsmooth_jax.wording import counted
 
 
@@ -111,91 +109,20 @@ def make_train_step(
     """
     check_choice("train.precision", precision, ("float32", "bfloat16"))
     check_count("train.num_accumulated", num_accumulated)
-    compute_dtype = jnp.dtype(precision)
-    loss_config = loss_config or LossConfig()
-    is_margin = loss_config.name != "cross_entropy"
-    if is_margin and sets is None:
-        raise ValueError(
-            f"sets=None: loss.name={loss_config.name!r} needs touched sets or masks"
-        )
-    if is_margin and isinstance(classifier, ImageClassifier):
-        raise ValueError(
-            f"loss.name={loss_config.name!r} is of ablations; with masks of pixels it "
-            "must be 'cross_entropy'"
-        )
-
-    def loss_fn(params, batch_stats, images, labels, key):
-        params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
-        variables = {"params": params, "batch_stats": batch_stats}
-        if isinstance(classifier, ImageClassifier):
-            logits, batch_stats = classifier.train_logits(
-                variables, images, labels, key
-            )
-        elif is_margin:
-            logits, batch_stats = classifier.train_all_logits(
-                variables, images, loss_config.every
-            )
-            _check_sets(sets, logits, loss_config)
-        else:
-            logits, batch_stats = classifier.train_logits(variables, images, key)
-        logits = logits.astype(jnp.float32)
-        loss = losses.cross_entropy(logits, labels, loss_config.label_smoothing)
-        if is_margin:
-            if loss_config.name == "double_masked":
-                margins = losses.masked_margins(logits, labels, jnp.asarray(sets))
-                margins = loss_config.every * margins
-            else:
-                margins = losses.certified_margin(logits, labels, jnp.asarray(sets))
-            loss = loss_config.cross_entropy * loss + losses.margin_loss(
-                margins, target=loss_config.target, temperature=loss_config.temperature
-            )
-        accuracy = (logits.argmax(axis=-1) == labels[:, None]).mean()
-        return loss, (batch_stats, accuracy)
-
-    def gradient_fn(variables, images, labels, key):
-        """(gradient, batch statistics, metrics) of one part of a batch."""
-        (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(variables["params"], variables["batch_stats"], images, labels, key)
-        return gradient, batch_stats, {"loss": loss, "accuracy": accuracy}
-
-    def accumulate(variables, images, labels, key):
-        """The means over all parts; batch statistics pass from one to the next."""
-        if len(images) % num_accumulated:
-            raise ValueError(
-                f"train.num_accumulated={num_accumulated} must divide the batch, "
-                f"{counted(len(images), 'image')}"
-            )
-
-        def part(carry, inputs):
-            batch_stats, sums = carry
-            gradient, batch_stats, metrics = gradient_fn(
-                {**variables, "batch_stats": batch_stats}, *inputs
-            )
-            return (batch_stats, jax.tree.map(jnp.add, sums, (gradient, metrics))), None
-
-        # Part i takes every n-th image from the i-th on: on several devices each image
-        # stays where it is.
-        images, labels = (
-            x.reshape(-1, num_accumulated, *x.shape[1:]).swapaxes(0, 1)
-            for x in (images, labels)
-        )
-        keys = jax.random.split(key, num_accumulated)
-        zeros = jax.tree.map(jnp.zeros_like, variables["params"])
-        nothing = {"loss": jnp.float32(0), "accuracy": jnp.float32(0)}
-        first = variables["batch_stats"], (zeros, nothing)
-        (batch_stats, sums), _ = jax.lax.scan(part, first, (images, labels, keys))
-        gradient, metrics = jax.tree.map(lambda leaf: leaf / num_accumulated, sums)
-        return gradient, batch_stats, metrics
+    loss_fn = make_loss(
+        loss_config or LossConfig(),
+        classifier,
+        sets=sets,
+        compute_dtype=jnp.dtype(precision),
+    )
 
     def train_step(state, images, labels, key):
         augment_key, ablate_key = jax.random.split(jax.random.fold_in(key, state.step))
         augmented = augment(augment_key, to_unit(images), augment_config)
-        params = state.variables["params"]
-        compute = gradient_fn if num_accumulated == 1 else accumulate
-        gradient, batch_stats, metrics = compute(
-            state.variables, augmented, labels, ablate_key
+        gradient, batch_stats, metrics = _accumulate(
+            loss_fn, num_accumulated, state.variables, augmented, labels, ablate_key
         )
+        params = state.variables["params"]
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         variables = {
             "params": optax.apply_updates(params, updates),
@@ -212,11 +139,49 @@ def make_train_step(
     return train_step
 
 
-def _check_sets(sets: Any, logits: Array, loss_config: LossConfig) -> None:
-    try:
-        check_touched(sets, logits.shape[1])
-    except ValueError as error:
-        every = loss_config.every
+def _gradient(
+    loss_fn: LossFn, variables: Variables, images: Array, labels: Array, key: Any
+) -> tuple[Any, Any, dict[str, Array]]:
+    """(gradient, batch statistics, metrics) of one part of a batch."""
+    (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(
+        loss_fn, has_aux=True
+    )(variables["params"], variables["batch_stats"], images, labels, key)
+    return gradient, batch_stats, {"loss": loss, "accuracy": accuracy}
+
+
+def _accumulate(
+    loss_fn: LossFn,
+    num_parts: int,
+    variables: Variables,
+    images: Array,
+    labels: Array,
+    key: Any,
+) -> tuple[Any, Any, dict[str, Array]]:
+    """The means over all parts; batch statistics pass from one to the next."""
+    if num_parts == 1:
+        return _gradient(loss_fn, variables, images, labels, key)
+    if len(images) % num_parts:
         raise ValueError(
-            f"{error}, with loss.every={every}; use those of thinned(ablation, {every})"
-        ) from None
+            f"train.num_accumulated={num_parts} must divide the batch, "
+            f"{counted(len(images), 'image')}"
+        )
+
+    def part(carry, inputs):
+        batch_stats, sums = carry
+        gradient, batch_stats, metrics = _gradient(
+            loss_fn, {**variables, "batch_stats": batch_stats}, *inputs
+        )
+        return (batch_stats, jax.tree.map(jnp.add, sums, (gradient, metrics))), None
+
+    # Part i takes every n-th image from the i-th on: on several devices each image
+    # stays where it is.
+    images, labels = (
+        x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)
+    )
+    keys = jax.random.split(key, num_parts)
+    zeros = jax.tree.map(jnp.zeros_like, variables["params"])
+    nothing = {"loss": jnp.float32(0), "accuracy": jnp.float32(0)}
+    first = variables["batch_stats"], (zeros, nothing)
+    (batch_stats, sums), _ = jax.lax.scan(part, first, (images, labels, keys))
+    gradient, metrics = jax.tree.map(lambda leaf: leaf / num_parts, sums)
+    return gradient, batch_stats, metrics
