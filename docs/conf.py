@@ -29,19 +29,26 @@ html_show_sourcelink = False
 myst_heading_anchors = 3
 default_role = "py:obj"  # `certify` in a docstring is a link where it can be one
 
+suppress_warnings = ["ref.python"]  # `margin` may be of several records
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes and units, which say more
 napoleon_custom_sections = ["Guarantee"]
 
 # Modules whose public functions and classes are the reference's second half.
 MODULES = [
-    "report.analysis",
-    "report.request",
-    "report.write",
     "report.figures",
     "report.heatmaps",
-    "report.thumbnails",
     "report.comparison",
+    "models",
+    "data",
+    "training.augment",
+    "training.optimizers",
+    "training.losses",
+    "training.step",
+    "training.loop",
+    "storage.workdir",
+    "storage.checkpoint",
 ]
 
 
@@ -50,10 +57,12 @@ def public_names():
     yield from (f"dsmooth_jax.{name}" for name in ds.__all__)
     for name in MODULES:
         module = importlib.import_module(f"dsmooth_jax.{name}")
+        public = getattr(module, "__all__", None)  # a folder's, else what is defined
         for key, value in vars(module).items():
             is_ours = getattr(value, "__module__", None) == module.__name__
             is_code = inspect.isfunction(value) or inspect.isclass(value)
-            if is_ours and is_code and not key.startswith("_"):
+            is_public = key in public if public else is_ours and key[0] != "_"
+            if is_code and is_public:
                 yield f"dsmooth_jax.{name}.{key}"
 
 

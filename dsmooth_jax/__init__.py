@@ -22,6 +22,8 @@ from dsmooth_jax.ablation import (
     MultiBlocks,
     MultiColumns,
     Rows,
+    ablation_from_json,
+    ablation_to_json,
 )
 from dsmooth_jax.alarms import (
     AlarmCertificate,
@@ -38,10 +40,12 @@ from dsmooth_jax.double_masking import (
 )
 from dsmooth_jax.evaluation import (
     Accuracy,
+    ChosenVoting,
     Evaluation,
     base_accuracy,
     choose_strength,
     choose_threshold,
+    choose_voting,
     evaluate,
     sweep,
 )
@@ -61,15 +65,20 @@ from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.models import load_weights, save_weights
 from dsmooth_jax.queries import (
+    certified_rectangles,
     certify_several,
     rectangles_of_area,
     runner_up,
     square_of_percent,
     touched_by_any,
     vulnerability_map,
+    worst_placement,
 )
 from dsmooth_jax.ranks import worst_rank
+from dsmooth_jax.report.analysis import Analysis, analyze
+from dsmooth_jax.report.request import Attack, Request, attacks_on, request_of
 from dsmooth_jax.report.thumbnails import save_thumbnails
+from dsmooth_jax.report.write import draw_figures, write_report
 from dsmooth_jax.scoring import (
     cropped_scores,
     masked_scores,
@@ -87,6 +96,7 @@ from dsmooth_jax.storage.score_store import (
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
 from dsmooth_jax.voting import (
     GRADES,
+    cast_votes,
     graded_votes,
     threshold_votes,
     top_one_votes,
@@ -101,9 +111,12 @@ __all__ = [
     "Accuracy",
     "AlarmCertificate",
     "AlarmEvaluation",
+    "Analysis",
+    "Attack",
     "Blocks",
     "Certificate",
     "CheckpointError",
+    "ChosenVoting",
     "Columns",
     "Evaluation",
     "MaskedCertificate",
@@ -112,13 +125,20 @@ __all__ = [
     "MultiBlocks",
     "MultiColumns",
     "Patch",
+    "Request",
     "Rows",
     "ScoreStore",
     "SmoothedClassifier",
     "StoreError",
     "ablate",
+    "ablation_from_json",
     "ablation_masks",
+    "ablation_to_json",
+    "analyze",
+    "attacks_on",
     "base_accuracy",
+    "cast_votes",
+    "certified_rectangles",
     "certify",
     "certify_double_masking",
     "certify_masked",
@@ -128,6 +148,7 @@ __all__ = [
     "choose_alarm_margin",
     "choose_strength",
     "choose_threshold",
+    "choose_voting",
     "covering",
     "covering_masks",
     "covering_touched",
@@ -135,6 +156,7 @@ __all__ = [
     "cropped_scores",
     "design_masks",
     "double_masking_predict",
+    "draw_figures",
     "evaluate",
     "evaluate_alarm",
     "graded_votes",
@@ -152,6 +174,7 @@ __all__ = [
     "placements",
     "random_ablate",
     "rectangles_of_area",
+    "request_of",
     "runner_up",
     "save_scores",
     "save_thumbnails",
@@ -165,5 +188,7 @@ __all__ = [
     "touched_by_any",
     "uncertain_votes",
     "vulnerability_map",
+    "worst_placement",
     "worst_rank",
+    "write_report",
 ]

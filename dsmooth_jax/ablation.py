@@ -285,6 +285,12 @@ def ablation_to_json(ablation: Ablation) -> dict[str, Any]:
 def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     """Returns the ablation that `ablation_to_json` wrote down.
 
+    Args:
+      record: "kind", the name of the class, and what the class takes.
+
+    Returns:
+      The ablation.
+
     Raises:
       ValueError: an unknown kind, or arguments that the kind does not take.
     """

@@ -237,10 +237,9 @@ def worst_placement(
       uncertain: as in `certify`.
 
     Returns:
-      margin: int64 [N], `certify`'s.
-      rival: int64 [N], the class of the duel that is closest there.
-      corner: int64 [N, 2], (row, column) of the patch's upper left pixel; of equally
-        bad placements the first, row by row.
+      (margin, rival, corner): int64 [N], that of `certify`; int64 [N], the class of the
+      duel that is closest there; int64 [N, 2], row and column of the patch's upper left
+      pixel, of equally bad placements the first, row by row.
 
     Raises:
       TypeError, ValueError: as `certify` and `touched`.

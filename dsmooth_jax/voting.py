@@ -41,6 +41,12 @@ def cast_votes(
 ) -> tuple[Levels, int | None]:
     """Casts votes by the voting of this name; the settings of the others are not used.
 
+    Args:
+      scores: floating [N, P, K], softmax scores in [0, 1].
+      voting: "threshold", "top_one" or "graded".
+      threshold: of threshold votes, in (0, 1].
+      strength: of graded votes, in [1, 100].
+
     Returns:
       (votes or levels [N, P, K], their limit), both as `certify` takes them.
 

@@ -65,17 +65,19 @@ def build(
 
     Args:
       spec: plain JSON, one of
-        {"name": "resnet18", "stem": "cifar"}: "resnet18", "resnet34" or "resnet50",
-          stem "cifar" or "imagenet", and optionally "width" (64);
-        {"name": "small_cnn"},
-        {"name": "cnn"} and optionally "width" (64),
-        {"name": "efficientnet_lite0"},
-        {"name": "vit", "size": "small", "patch": 16}: "tiny", "small", "base" or
+
+        - ``{"name": "resnet18", "stem": "cifar"}``: "resnet18", "resnet34" or
+          "resnet50", stem "cifar" or "imagenet", and optionally "width" (64);
+        - ``{"name": "small_cnn"}``;
+        - ``{"name": "cnn"}`` and optionally "width" (64);
+        - ``{"name": "efficientnet_lite0"}``;
+        - ``{"name": "vit", "size": "small", "patch": 16}``: "tiny", "small", "base" or
           "large", or [features, blocks, heads]; and optionally "resize" (None) to
-          [height, width] after ablation, and the other options of `ViTConfig`,
-        {"name": "bandnet"} and optionally "width" (32), "max_width" (None), "depth"
-          (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all ablations
-          in one pass.
+          [height, width] after ablation, and the other options of `ViTConfig`;
+        - ``{"name": "bandnet"}`` and optionally "width" (32), "max_width" (None),
+          "depth" (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all
+          ablations in one pass.
+
       ablation: what is kept of an image.
       image_shape: (H, W, C) of the images, in pixels and colour channels.
       num_classes: K.

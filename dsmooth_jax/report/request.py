@@ -135,7 +135,7 @@ def request_of(
       votings: side by side.
       threshold: instead of the chosen one.
       strength: likewise.
-      **others: what else a `Request` holds.
+      others: what else a `Request` holds, by name.
 
     Returns:
       The request. Figures are about the chosen voting where it is one of those asked,
