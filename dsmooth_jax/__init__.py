@@ -87,6 +87,7 @@ from dsmooth_jax.scoring import (
 )
 from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
 from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.storage.score_store import (
     ScoreStore,
     StoreError,
@@ -124,6 +125,7 @@ __all__ = [
     "Masks",
     "MultiBlocks",
     "MultiColumns",
+    "Origin",
     "Patch",
     "Request",
     "Rows",

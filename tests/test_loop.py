@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,7 +228,7 @@ def test_what_is_not_finite_stops_the_run(tmp_path, is_parameter):
         run(tmp_path, plan=plan, step=step)
     state, _ = checkpoint.restore(tmp_path / LATEST, first_state())
     assert int(state.step) == 4
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    chex.assert_tree_all_finite(state)
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(tmp_path, whole, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -430,22 +431,18 @@ def test_masked_classifier_scores_every_ablation(tiny):
 def test_new_weights_do_not_compile_again(tiny):
     # Protects validation between epochs: weights are arguments of the compiled program.
     net, variables = tiny
-    traces = []
-
-    def logits(variables, inputs):
-        traces.append(inputs.shape)
-        return net.logits(variables, inputs)
-
-    counted = dataclasses.replace(net, logits=logits)
-    classifier = masked_classifier(counted, Columns(3), chunk_size=8)
+    once = chex.assert_max_traces(net.logits, n=1)
+    classifier = masked_classifier(
+        dataclasses.replace(net, logits=once), Columns(3), chunk_size=8
+    )
     images = np.zeros((2, *IMAGE_SHAPE), np.float32)
     first = score(classifier.scores_fn(variables), images, batch_size=2)
-    num_traces = len(traces)
     other = score(
         classifier.scores_fn(net.init(jax.random.key(1))), images, batch_size=2
     )
-    assert len(traces) == num_traces
     assert not np.allclose(first, other)
+    with pytest.raises(AssertionError, match="traced > 1"):  # it does count
+        score(classifier.scores_fn(variables), images, batch_size=1)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -108,10 +109,10 @@ def test_a_run_is_shipped_as_float16_values(run_script, smoke_run, tmp_path):
     _, trained, _ = restore_base(smoke_run)
     assert record["rounded_to"] == "float16"
     assert not any(str(tmp_path) in f.read_text() for f in tmp_path.rglob("*.txt"))
-    for leaf, was in zip(
-        jax.tree.leaves(variables), jax.tree.leaves(trained), strict=True
-    ):
-        np.testing.assert_array_equal(leaf, np.asarray(was, np.float16))
+    halves = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), trained
+    )
+    chex.assert_trees_all_equal(variables, halves, strict=True)
     assert "exists already" in run_script(*command, is_ok=False).stderr
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,46 +147,36 @@ def test_plain_functions_and_partials_score_alike(batch_size):
 
 def test_compiled_once_for_each_function_and_shape():
     """Further batches, calls, equal base classifiers and new weights trace nothing."""
-    traces = []
-
-    def logits_fn(weights, inputs):
-        traces.append(inputs.shape)
-        return conv_logits(weights, inputs)
-
+    logits_fn = chex.assert_max_traces(conv_logits, n=1)
     scores_fn = masked_scores(Partial(logits_fn, WEIGHTS), Columns(2))
     images = random_images(5)
     score(scores_fn, images, batch_size=2)
-    assert len(traces) == 1
     score(scores_fn, images, batch_size=2)
     score(scores_fn, images[:1], batch_size=2)
     score(scores_fn, images[:0], batch_size=2)
     score(scores_fn, jnp.asarray(images), batch_size=2)
-    assert len(traces) == 1
     other = make_weights(seed=1)
     rebuilt = masked_scores(Partial(logits_fn, other), Columns(2))
     scores = score(rebuilt, images, batch_size=2)
-    assert len(traces) == 1
     expected = slow_scores(images, Columns(2), other)  # and the weights are not stale
     np.testing.assert_allclose(scores, expected, rtol=0, atol=SLACK)
-    score(scores_fn, images, batch_size=3)
-    assert len(traces) == 2
     wider = masked_scores(Partial(logits_fn, WEIGHTS), Columns(3))
-    score(wider, images, batch_size=2)
-    assert len(traces) == 3
+    for other_fn, batch_size in ((scores_fn, 3), (wider, 2)):  # other shapes, ablations
+        with pytest.raises(AssertionError, match="traced > 1"):
+            score(other_fn, images, batch_size=batch_size)
 
 
 def test_a_plain_function_is_compiled_once():
     """A user's own scores_fn, reused, costs one trace for each image shape."""
-    traces = []
 
+    @chex.assert_max_traces(n=1)
     def scores_fn(images):
-        traces.append(images.shape)
+        assert images.shape == (4 // jax.local_device_count(), *SIZE, 1)
         means = images.mean(axis=1)  # [B, W, C]
         return jnp.concatenate([means, 1 - means], axis=-1)
 
     for num in (3, 8, 0):
         score(scores_fn, random_images(num), batch_size=4)
-    assert traces == [(4 // jax.local_device_count(), *SIZE, 1)]
 
 
 def test_no_images_give_no_scores():

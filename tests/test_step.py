@@ -5,6 +5,7 @@ import importlib
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,8 +78,7 @@ def test_steps_are_repeatable_and_have_their_own_random_numbers():
     (first, losses), (second, again) = run(config), run(config)
     assert losses == again
     assert len(set(losses)) > 20  # other ablations are drawn at each step
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(first, second)
     assert int(first.step) == 30
 
 
@@ -110,12 +110,9 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
     expected = jax.tree.map(
         lambda p, g: p - 0.1 * g, state.variables["params"], gradient
     )
-    for a, b in zip(
-        jax.tree.leaves(after.variables["params"]),
-        jax.tree.leaves(expected),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    chex.assert_trees_all_close(
+        after.variables["params"], expected, rtol=1e-7, atol=1e-6
+    )
 
 
 def margin_step(classifier, ablation, optimizer, every=1, patch=(2, 2)):
@@ -280,8 +277,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     every = dataclasses.replace(classifier, train_logits=all_logits)
     whole, metrics, _ = step_of(every)
     parts, found, _ = step_of(every, num_accumulated=3)
-    for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(whole, parts, rtol=1e-5, atol=1e-6)
     assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     with pytest.raises(ValueError, match="num_accumulated=5 must divide the batch, 12"):
         step_of(every, num_accumulated=5)
@@ -306,7 +302,7 @@ def test_parts_of_a_batch_take_the_memory_of_a_part():
         sizes.append(memory.temp_size_in_bytes)
     assert sizes[1] < sizes[0] / 2
     # Batch statistics pass through every part: one update each.
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    chex.assert_tree_all_finite(state)
 
 
 @pytest.mark.parametrize("name", ["bandnet", "resnet18"])
@@ -330,8 +326,7 @@ def test_bfloat16_computes_and_float32_keeps(name):
     assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=0.05)
     assert float(found["loss"]) != float(metrics["loss"])
     exact_stats, stats = (s.variables["batch_stats"] for s in (exact, state))
-    for a, b in zip(*map(jax.tree.leaves, (exact_stats, stats)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.1, atol=0.02)
+    chex.assert_trees_all_close(exact_stats, stats, rtol=0.1, atol=0.02)
     with pytest.raises(ValueError, match=r"train.precision='float16' must be one of"):
         step_of(classifier, precision="float16")
 

@@ -57,7 +57,14 @@ class Origin:
 
     @classmethod
     def from_json(cls, made_by: Mapping[str, Any]) -> "Origin":
-        """Reads what a store holds; what has another name is passed over."""
+        """Reads what a store holds; what has another name is passed over.
+
+        Args:
+          made_by: of the store.
+
+        Returns:
+          What it says.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: made_by[name] for name in names if name in made_by})
 
