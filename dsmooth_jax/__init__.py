@@ -23,7 +23,6 @@ from dsmooth_jax.ablation import (
     MultiColumns,
     Rows,
     ablation_from_json,
-    ablation_to_json,
 )
 from dsmooth_jax.alarms import (
     AlarmCertificate,
@@ -78,7 +77,7 @@ from dsmooth_jax.ranks import worst_rank
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.request import Attack, Request, attacks_on, request_of
 from dsmooth_jax.report.thumbnails import save_thumbnails
-from dsmooth_jax.report.write import draw_figures, write_report
+from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import (
     cropped_scores,
     masked_scores,
@@ -135,7 +134,6 @@ __all__ = [
     "ablate",
     "ablation_from_json",
     "ablation_masks",
-    "ablation_to_json",
     "analyze",
     "attacks_on",
     "base_accuracy",
@@ -158,7 +156,6 @@ __all__ = [
     "cropped_scores",
     "design_masks",
     "double_masking_predict",
-    "draw_figures",
     "evaluate",
     "evaluate_alarm",
     "graded_votes",

@@ -294,16 +294,14 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     Raises:
       ValueError: an unknown kind, or arguments that the kind does not take.
     """
-    arguments = dict(record)
-    kind = arguments.pop("kind", None)
-    for cls in _KINDS:
-        if cls.__name__ == kind:
-            names = {f.name for f in dataclasses.fields(cls)}
-            if unknown := set(arguments) - names:
-                raise ValueError(f"{kind} takes {sorted(names)}, not {sorted(unknown)}")
-            return cls(**arguments)
-    known = ", ".join(cls.__name__ for cls in _KINDS)
-    raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
+    arguments, kinds = dict(record), {cls.__name__: cls for cls in _KINDS}
+    if (kind := arguments.pop("kind", None)) not in kinds:
+        known = ", ".join(kinds)
+        raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
+    names = {field.name for field in dataclasses.fields(kinds[kind])}
+    if unknown := set(arguments) - names:
+        raise ValueError(f"{kind} takes {sorted(names)}, not {sorted(unknown)}")
+    return kinds[kind](**arguments)
 
 
 def check_ablation(ablation: Any) -> None:
@@ -353,8 +351,7 @@ def _set_integers(value: Ablation) -> None:
 
 
 def _check_fits(name: str, value: int, axis: str, image_size: ImageSize) -> None:
-    height, width = check_image_size(image_size)
-    limit = {"height": height, "width": width}[axis]
+    limit = check_image_size(image_size)[0 if axis == "height" else 1]
     if value > limit:
         raise ValueError(f"{name}={value} must be in 1..{limit}, the image {axis}")
 
@@ -380,11 +377,9 @@ def _wrapped_bands(starts: np.ndarray, extent: int, length: int) -> np.ndarray:
     return bands
 
 
-def _aligned_bands(
-    name: str, value: int, axis: str, image_size: ImageSize
-) -> np.ndarray:
-    _check_fits(name, value, axis, image_size)
-    length = image_size[0 if axis == "height" else 1]
+def _aligned_bands(name: str, value: int, axis: str, size: ImageSize) -> np.ndarray:
+    _check_fits(name, value, axis, size)
+    length = size[0 if axis == "height" else 1]
     if length % value:
         raise ValueError(f"{name}={value} must divide the image {axis}, {length}")
     return _wrapped_bands(np.arange(0, length, value), value, length)
