@@ -133,9 +133,9 @@ def test_figures_need_no_backend(backend, tmp_path):
     # Protects whoever runs the programs out of a notebook, and the notebook's own.
     code = (
         "import os, pathlib, sys\n"
-        "from dsmooth_jax import figures, drawing\n"
+        "from dsmooth_jax.report import figures, plot_style\n"
         "figure = figures.curve_figure([{'loss': 1.0, 'epoch': 1}])\n"
-        "drawing.write_figure(figure, pathlib.Path(sys.argv[1]))\n"
+        "plot_style.write_figure(figure, pathlib.Path(sys.argv[1]))\n"
         "import matplotlib\n"
         "print(os.environ['MPLBACKEND'], matplotlib.get_backend(auto_select=False))"
     )
