@@ -57,7 +57,7 @@ HOUSE = [
             "comparison",
         ],
     ),
-    ("", ["masking", "scoring", "labeling", "masked", "locality"]),
+    ("", ["masking", "scoring", "labeling", "masked", "locality", "hiding"]),
     (
         "models",
         [
@@ -86,7 +86,7 @@ HOUSE = [
             "batches",
         ],
     ),
-    ("", ["hiding", "smoothed", "distributed", "distributed_scoring"]),
+    ("", ["smoothed", "distributed", "distributed_scoring"]),
     (
         "training",
         [
