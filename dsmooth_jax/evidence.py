@@ -17,8 +17,7 @@ receptive field and asks for unanimity.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,8 +28,11 @@ from dsmooth_jax.checks import check_count
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
     certify_double_masking,
+    in_doubt,
 )
-from dsmooth_jax.duels import check_levels, predict, worst_duels
+from dsmooth_jax.duels import (
+    check_levels,
+)
 from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
 from dsmooth_jax.types import (
     AblationMasks,
@@ -39,7 +41,8 @@ from dsmooth_jax.types import (
     ImageSize,
     Table,
 )
-from dsmooth_jax.voting import check_scores
+from dsmooth_jax.voting import TOLERANCE, check_scores, check_tolerance
+from dsmooth_jax.winners import sure_fn, winners_fn
 
 LEVELS_PER_NAT = 1000
 """`log_levels` counts thousandths of a natural logarithm."""
@@ -77,6 +80,34 @@ def log_levels(scores: ArrayLike, *, floor: float = 1e-4) -> Grades:
         raise ValueError(f"floor={floor!r} must be in [1e-12, 1), for example 1e-4")
     logs = np.log(np.maximum(checked.astype(np.float64), floor))
     return np.rint(LEVELS_PER_NAT * logs).astype(np.int16)
+
+
+def log_doubts(
+    scores: ArrayLike, tolerance: float = TOLERANCE, *, floor: float = 1e-4
+) -> Grades:
+    """By how much `log_levels` of scores within the tolerance differ.
+
+    Args:
+      scores: floating [N, P, K], softmax scores in [0, 1].
+      tolerance: by how much a score may differ elsewhere, 0 <= tolerance < 1.
+      floor: as in `log_levels`.
+
+    Returns:
+      int16 [N, P, K], what `certify_masked` takes as uncertain. Small scores move far:
+      one of the floor, 1e-4, by 95 levels where the tolerance is 1e-5.
+
+    Raises:
+      TypeError, ValueError: as `log_levels`; a tolerance out of range.
+
+    >>> log_doubts(np.array([[[0.9, 1e-4, 1e-9]]]))
+    array([[[ 0, 95,  0]]], dtype=int16)
+    """
+    check_tolerance(tolerance)
+    checked = check_scores(scores).astype(np.float64)
+    levels = log_levels(checked, floor=floor)
+    low = log_levels(np.maximum(checked - tolerance, 0), floor=floor)
+    high = log_levels(np.minimum(checked + tolerance, 1), floor=floor)
+    return np.maximum(levels - low, high - levels)
 
 
 def ablation_masks(touched_sets: ArrayLike) -> AblationMasks:
@@ -202,7 +233,11 @@ def covering_touched(masks: ArrayLike, touched_sets: ArrayLike) -> Covering:
 
 
 def mask_table(
-    levels: ArrayLike, masks: ArrayLike, *, limit: int | None = None
+    levels: ArrayLike,
+    masks: ArrayLike,
+    *,
+    limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> Table:
     """The winner with each pair of masks out, of each image.
 
@@ -211,6 +246,8 @@ def mask_table(
       masks: bool [M, P], the ablations that each mask disregards.
       limit: None: the winner has the largest sum of levels. Else the largest worst
         duel, of preferences no larger than this, as in `certify`.
+      uncertain: integer [N, P, K], by how much each level may differ elsewhere, for
+        example `log_doubts`. Winners that this could change are `in_doubt`.
 
     Returns:
       int16 [N, M, M], symmetric; of equals the smaller class.
@@ -220,12 +257,17 @@ def mask_table(
         leaves no ablation.
     """
     checked, left, limit = _check(levels, masks, limit)
+    doubt = _check_doubt(uncertain, checked)
     num_masks = len(left)
     table = np.empty((len(checked), num_masks, num_masks), np.int16)
     for part in _chunks(checked, num_masks):
-        winners = _winners_fn(checked[part], limit)
+        winners = winners_fn(checked[part], limit)
+        if doubt is not None:
+            is_sure = sure_fn(checked[part], doubt[part], limit)
         for i in range(num_masks):  # never all pairs' sums at once
             row = winners(left[i:] & left[i])
+            if doubt is not None:
+                row = np.where(is_sure(left[i:] & left[i], row), row, in_doubt(row))
             table[part, i, i:] = table[part, i:, i] = row
     return table
 
@@ -236,6 +278,7 @@ def certify_masked(
     covering: ArrayLike,
     *,
     limit: int | None = None,
+    uncertain: ArrayLike | None = None,
 ) -> MaskedCertificate:
     """`certify_double_masking` of `mask_table`, a few images at a time.
 
@@ -244,6 +287,7 @@ def certify_masked(
       masks: as in `mask_table`.
       covering: as in `certify_double_masking`, from `covering_touched`.
       limit: as in `mask_table`.
+      uncertain: as in `mask_table`. The prediction stays nominal.
 
     Returns:
       A `MaskedCertificate`, one entry for each image; no table is kept.
@@ -253,68 +297,20 @@ def certify_masked(
 
     Guarantee:
       As `certify_double_masking`: no rewriting of the levels of one touched set changes
-      a certified prediction.
+      a certified prediction; nor does, with uncertain, any difference of the others
+      that it allows: every sum of a believed row is won by more.
     """
     checked, left, _ = _check(levels, masks, limit)
-    parts = [
-        certify_double_masking(mask_table(checked[part], masks, limit=limit), covering)
-        for part in _chunks(checked, len(left))
-    ]
+    doubt = _check_doubt(uncertain, checked)
+    parts = []
+    for part in _chunks(checked, len(left)):
+        options = {} if doubt is None else {"uncertain": doubt[part]}
+        table = mask_table(checked[part], masks, limit=limit, **options)
+        parts.append(certify_double_masking(table, covering))
     names = [field.name for field in dataclasses.fields(MaskedCertificate)]
     return MaskedCertificate(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
     )
-
-
-_WinnersFn: TypeAlias = Callable[[np.ndarray], np.ndarray]
-
-
-def _winners_fn(levels: np.ndarray, limit: int | None) -> _WinnersFn:
-    """Ablations left, [Q, P] -> the winners of levels [n, P, K], int64 [n, Q]."""
-    if limit is None:
-        table = _by_ablation(levels)
-        return lambda left: _largest(_sums(table, left))
-
-    def by_duels(left: np.ndarray) -> np.ndarray:
-        winners = [predict(worst_duels(levels[:, row], limit)) for row in left]
-        return np.stack(winners, axis=1)
-
-    return by_duels
-
-
-def _by_ablation(levels: np.ndarray) -> np.ndarray:
-    """Integers [n, P, K] as a floating [P, K, n] in which sums over P are exact.
-
-    A matrix product of integers is exact in floating point while every partial sum is
-    below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
-    """
-    extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
-    bound = extreme * levels.shape[1]
-    if bound >= 2**53:
-        raise ValueError(
-            f"levels are as large as {extreme}; sums of {levels.shape[1]} must stay "
-            "below 2^53"
-        )
-    exact = np.float32 if bound < 2**24 else np.float64
-    return np.ascontiguousarray(levels.transpose(1, 2, 0), exact)
-
-
-def _sums(table: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """Sums of a [P, K, n] over each set [Q, P]: [Q, K, n]."""
-    num_ablations, num_classes, n = table.shape
-    sums = sets.astype(table.dtype) @ table.reshape(num_ablations, num_classes * n)
-    return sums.reshape(len(sets), num_classes, n)
-
-
-def _largest(sums: np.ndarray) -> np.ndarray:
-    """[Q, K, n] -> int64 [n, Q]: `predict` of each set, many times faster."""
-    winner = np.zeros(sums[:, 0].shape, np.int64)
-    best = sums[:, 0].copy()
-    for k in range(1, sums.shape[1]):
-        is_better = sums[:, k] > best
-        winner[is_better] = k
-        np.maximum(best, sums[:, k], out=best)
-    return winner.T
 
 
 def _check(
@@ -333,6 +329,26 @@ def _check(
         )
     _refuse_empty_pair(out)
     return checked, ~out, None if limit is None else bound
+
+
+def _check_doubt(uncertain: ArrayLike | None, levels: np.ndarray) -> np.ndarray | None:
+    if uncertain is None:
+        return None
+    doubt = np.asarray(uncertain)
+    if not np.issubdtype(doubt.dtype, np.integer):
+        raise TypeError(
+            f"uncertain has dtype {doubt.dtype}; it must be integers, by how much each "
+            "level may differ"
+        )
+    if doubt.shape != levels.shape:
+        raise ValueError(
+            f"uncertain has shape {doubt.shape}; it must be {levels.shape}, as levels"
+        )
+    if doubt.size and not 0 <= doubt.min() <= doubt.max() < 2**30:
+        raise ValueError(
+            f"uncertain holds {doubt.min()} to {doubt.max()}; it must be in 0..2^30 - 1"
+        )
+    return doubt.astype(np.int64)
 
 
 def _refuse_empty_pair(masks: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from dsmooth_jax.evidence import (
     certify_masked,
     covering_touched,
     design_masks,
+    log_doubts,
     log_levels,
     mask_table,
 )
@@ -193,7 +194,8 @@ class SmoothedClassifier:
         masks = self._masks(size)
         covering = covering_touched(masks, sets)
         scores = self.score(images, batch_size=batch_size)
-        return certify_masked(log_levels(scores), masks, covering)
+        doubt = log_doubts(scores, tolerance) if tolerance else None
+        return certify_masked(log_levels(scores), masks, covering, uncertain=doubt)
 
     def _masks(self, image_size: ImageSize) -> AblationMasks:
         assert self.patch is not None

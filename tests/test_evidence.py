@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmooth_jax as ds
-from dsmooth_jax import evidence
+from dsmooth_jax import double_masking, evidence
 
 
 def random_scores(rng, num_images, num_ablations, num_classes, *, signal=1.0):
@@ -134,6 +134,74 @@ def test_tables_are_those_of_the_slow_twin(limit, is_tied):
     table = ds.mask_table(levels.astype(np.int16), masks, limit=limit)
     assert table.tolist() == slow_table(levels, masks, limit)
     assert table.dtype == np.int16
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_winners_that_other_roundings_change_are_in_doubt(limit):
+    # Protects certificates elsewhere: every way to move the levels, those and no other.
+    rng = np.random.default_rng(7)
+    masks = np.eye(3, dtype=bool)
+    num_doubted = num_entries = 0
+    for _ in range(60):
+        levels = rng.integers(0, 5, (1, 3, 2)).astype(np.int16)
+        doubt = rng.integers(0, 3, levels.shape)
+        table = ds.mask_table(levels, masks, limit=limit, uncertain=doubt)
+        nominal = ds.mask_table(levels, masks, limit=limit)
+        np.testing.assert_array_equal(double_masking.nominal(table), nominal)
+        every = itertools.product(*(range(-d, d + 1) for d in doubt.ravel()))
+        moved = levels + np.array(list(every)).reshape(-1, 3, 2)
+        winners = ds.mask_table(moved, masks, limit=limit)
+        is_changed = (winners != nominal).any(axis=0)
+        is_doubted = table[0] != nominal[0]
+        assert not (is_changed & ~is_doubted).any()
+        if limit is None:
+            np.testing.assert_array_equal(is_doubted, is_changed)
+        num_doubted += int(is_doubted.sum())
+        num_entries += is_doubted.size
+    assert 0.2 < num_doubted / num_entries < 0.9
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-5, 0.01])
+def test_doubts_of_logarithms_hold_whatever_scores_nearby_become(tolerance):
+    # Protects tolerance: no score within it moves a level further, and one so far.
+    rng = np.random.default_rng(8)
+    scores = random_scores(rng, 20, 4, 3, signal=2).astype(np.float64)
+    scores[0, 0] = [1.0, 0.0, 1e-4]
+    doubt = ds.log_doubts(scores, tolerance)
+    levels, furthest = ds.log_levels(scores), np.zeros(scores.shape, int)
+    for share in np.linspace(-1, 1, 21):
+        nearby = ds.log_levels(np.clip(scores + share * tolerance, 0, 1))
+        furthest = np.maximum(furthest, np.abs(nearby.astype(int) - levels))
+    np.testing.assert_array_equal(doubt, furthest)
+    assert doubt.dtype == np.int16 and doubt.any() == (tolerance > 0)
+
+
+def test_scores_within_the_tolerance_leave_certified_predictions_alone():
+    # Protects the default of classifiers: other machines, attacked, predict the same.
+    rng = np.random.default_rng(9)
+    sets = ds.touched(ds.Columns(1), ds.Patch(1, 1), (1, 9))
+    masks = ds.ablation_masks(sets)
+    scores = random_scores(rng, 80, 9, 3, signal=1.0)
+    tolerance = 0.01
+    doubt = ds.log_doubts(scores, tolerance)
+    found = certify(scores, sets, uncertain=doubt)
+    nominal = certify(scores, sets)
+    np.testing.assert_array_equal(found.prediction, nominal.prediction)
+    for name in ("is_certified", "is_detected", "is_unanimous"):
+        assert not (getattr(found, name) & ~getattr(nominal, name)).any()
+    assert 5 < found.is_certified.sum() < nominal.is_certified.sum()
+    num_changed = 0
+    for _ in range(60):
+        moves = rng.choice([-1, 1], scores.shape) * tolerance * 0.999
+        other = np.clip(scores + moves, 0, 1)
+        for row in [np.zeros(9, bool), *sets]:
+            attacked = other.copy()
+            attacked[:, row] = np.eye(3)[rng.integers(0, 3, (80, int(row.sum())))]
+            table = ds.mask_table(ds.log_levels(attacked), masks)
+            is_changed = ds.double_masking_predict(table) != found.prediction
+            assert not (is_changed & found.is_certified).any()
+            num_changed += int((is_changed & nominal.is_certified).sum())
+    assert num_changed  # what is certified here alone does change elsewhere
 
 
 def test_tables_of_large_levels_are_exact():

@@ -28,6 +28,7 @@ PROVEN = [
     "certificate",
     "masks",
     "double_masking",
+    "winners",
     "evidence",
     "reach",
     "ranks",
