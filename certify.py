@@ -30,7 +30,9 @@ from dsmooth_jax.report.request import attacks_on, request_of
 from dsmooth_jax.report.thumbnails import choose, load_thumbnails
 from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
-from dsmooth_jax.storage import checkpoint, provenance, score_store
+from dsmooth_jax.storage import checkpoint, provenance
+from dsmooth_jax.storage.score_store import ScoreStore
+from dsmooth_jax.storage.shards import is_store
 from dsmooth_jax.storage.workdir import BEST, CERTIFIED, SCORES
 from dsmooth_jax.training.ownership import check_folder, locked
 from dsmooth_jax.voting import (
@@ -119,7 +121,7 @@ def certify_workdir(workdir):
     request = ask_for(smoothed.ablation, smoothed.image_shape[:2], origin)
     images, record = open_images(workdir, smoothed)
     out = out_folder(workdir / CERTIFIED / FLAGS.split)
-    is_new = FLAGS.overwrite or not score_store.is_store(out / SCORES)
+    is_new = FLAGS.overwrite or not is_store(out / SCORES)
     if is_new and not is_masked(smoothed.scores_fn):
         ds.check_locality(
             smoothed.scores_fn,
@@ -208,7 +210,7 @@ def score_images(workdir, smoothed, images, record, out):
         distributed_scoring.remove(out / SCORES)
     distributed.barrier("old scores removed")
     create = functools.partial(
-        score_store.create_store,
+        ScoreStore.create,
         out / SCORES,
         ablation=smoothed.ablation,
         image_shape=images.image_shape,

@@ -20,7 +20,7 @@ import numpy as np
 import dsmooth_jax as ds
 from benchmarks.common import show
 from dsmooth_jax import models
-from dsmooth_jax.storage import score_store
+from dsmooth_jax.storage.score_store import ScoreStore
 
 SHAPE = (32, 32, 3)
 
@@ -34,7 +34,7 @@ def certify(num_images):
     rng = np.random.default_rng(0)
     touched = ds.touched(ablation, ds.Patch(5, 5), SHAPE[:2])
     with tempfile.TemporaryDirectory() as folder:
-        scores = score_store.create_store(
+        scores = ScoreStore.create(
             f"{folder}/scores",
             ablation=ablation,
             image_shape=SHAPE,
@@ -46,7 +46,7 @@ def certify(num_images):
         for shard in scores.missing:
             span = scores.span(shard)
             images = rng.random((span.stop - span.start, *SHAPE), np.float32)
-            scores = score_store.write_shard(scores, shard, ds.score(scores_fn, images))
+            scores = scores.put(shard, ds.score(scores_fn, images))
         for _, part in ds.open_scores(f"{folder}/scores"):
             ds.certify(ds.threshold_votes(part, 0.3), touched)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -87,13 +87,14 @@ from dsmooth_jax.scoring import (
 )
 from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
 from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.storage.label_store import LabelStore, open_labels
 from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.storage.score_store import (
     ScoreStore,
-    StoreError,
     open_scores,
     save_scores,
 )
+from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
 from dsmooth_jax.voting import (
     GRADES,
@@ -120,6 +121,7 @@ __all__ = [
     "ChosenVoting",
     "Columns",
     "Evaluation",
+    "LabelStore",
     "MaskedCertificate",
     "MaskedClassifier",
     "Masks",
@@ -171,6 +173,7 @@ __all__ = [
     "max_touched",
     "merged_masks",
     "one_pass_scores",
+    "open_labels",
     "open_scores",
     "placements",
     "random_ablate",

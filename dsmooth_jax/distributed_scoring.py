@@ -19,26 +19,20 @@ from jax.experimental import multihost_utils
 from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
-from dsmooth_jax.storage.score_store import (
-    MANIFEST,
-    ScoreStore,
-    StoreError,
-    enter_shards,
-    write_scores,
-)
+from dsmooth_jax.storage.shards import MANIFEST, Shards, StoreError
 from dsmooth_jax.types import Scores
 
 _FILES = re.compile(
-    r"(manifest\.json|(labels|ids|scores-\d+)\.npy(\.sha256)?)(\.part)?"
+    r"(manifest\.json|(labels|ids|(scores|tables)-\d+)\.npy(\.sha256)?)(\.part)?"
 )
 
 
-def take_up(path: pathlib.Path, create: Callable[[], ScoreStore]) -> ScoreStore:
+def take_up(path: pathlib.Path, create: Callable[[], Shards]) -> Shards:
     """Begins a store or takes it up, in every process.
 
     Args:
       path: of the store, on a file system that all processes share.
-      create: calls `score_store.create_store`; all processes pass equal arguments.
+      create: calls `create` of a store; all processes pass equal arguments.
 
     Returns:
       The store with all shards that are whole.
@@ -68,7 +62,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 def fill(
-    scores: ScoreStore, images: Any, score_fn: Callable[[np.ndarray], np.ndarray]
+    scores: Shards, images: Any, score_fn: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[int]:
     """Scores what is missing, this process its share of it.
 
@@ -84,9 +78,9 @@ def fill(
     mine = scores.missing[index::count]
     parts = read_ahead(images, [scores.span(shard) for shard in mine])
     for shard, part in zip(mine, parts, strict=True):
-        checksum = write_scores(scores, shard, score_fn(part))
+        checksum = scores.write(shard, score_fn(part))
         if count == 1:
-            scores = enter_shards(scores, {shard: checksum})
+            scores = scores.enter({shard: checksum})
         else:
             _beside(scores, shard).write_text(checksum)
         yield len(part)
@@ -117,18 +111,19 @@ def score_together(scores_fn: ScoresFn, images: Any, *, batch_size: int = 32) ->
     return scores[: len(images)]
 
 
-def _collect(scores: ScoreStore) -> ScoreStore:
+def _collect(scores: Shards) -> Shards:
     """Enters the shards that lie beside the manifest."""
     beside = {shard: _beside(scores, shard) for shard in range(scores.num_shards)}
     found = {s: path.read_text() for s, path in beside.items() if path.exists()}
     # A kill may cut the checksum short: that shard is scored again.
     whole = {s: checksum for s, checksum in found.items() if len(checksum) == 64}
     if whole:
-        scores = enter_shards(scores, whole)
+        scores = scores.enter(whole)
     for shard in found:
         beside[shard].unlink()
     return scores
 
 
-def _beside(scores: ScoreStore, shard: int) -> pathlib.Path:
-    return scores.path / f"scores-{shard:05d}.npy.sha256"
+def _beside(scores: Shards, shard: int) -> pathlib.Path:
+    path = scores.shard_path(shard)
+    return path.with_name(f"{path.name}.sha256")

@@ -23,7 +23,7 @@ import time
 import numpy as np
 
 import dsmooth_jax as ds
-from dsmooth_jax.storage import score_store
+from dsmooth_jax.storage.score_store import ScoreStore
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NUM_SHARDS, SHARD_SIZE, NUM_CLASSES = 40, 128, 256
@@ -35,7 +35,7 @@ STARTED = "started"  # what the writer says once its imports are done
 def write(path: pathlib.Path) -> None:
     """The writer: begins the store or takes it up, and writes what is missing."""
     print(STARTED, flush=True)
-    written = score_store.create_store(
+    written = ScoreStore.create(
         path,
         ablation=ABLATION,
         image_shape=IMAGE_SHAPE,
@@ -50,7 +50,7 @@ def write(path: pathlib.Path) -> None:
         span = written.span(shard)
         shape = (span.stop - span.start, num_ablations, NUM_CLASSES)
         scores = np.random.default_rng(shard).random(shape, np.float32)
-        written = score_store.write_shard(written, shard, scores)
+        written = written.put(shard, scores)
 
 
 def start_writer(path: pathlib.Path) -> subprocess.Popen:

@@ -146,10 +146,10 @@ def test_a_field_that_does_not_say_how_it_is_combined_is_refused():
 
 def remake(store, path, shard_size):
     """The same scores, in shards of another size."""
-    from dsmooth_jax.storage.score_store import create_store, write_shard
+    from dsmooth_jax.storage.score_store import ScoreStore
 
     scores = store.read_all()
-    small = create_store(
+    small = ScoreStore.create(
         path,
         ablation=store.ablation,
         image_shape=store.image_shape,
@@ -160,7 +160,7 @@ def remake(store, path, shard_size):
         shard_size=shard_size,
     )
     for shard in small.missing:
-        small = write_shard(small, shard, scores[small.span(shard)])
+        small = small.put(shard, scores[small.span(shard)])
     return path
 
 

@@ -15,7 +15,7 @@ from processes import ROOT, finish, free_port, start
 import dsmooth_jax as ds
 from dsmooth_jax import distributed, distributed_scoring
 from dsmooth_jax.distributed import Peers
-from dsmooth_jax.storage import score_store
+from dsmooth_jax.storage.score_store import ScoreStore
 
 
 @pytest.mark.parametrize(
@@ -236,13 +236,13 @@ import pathlib
 import numpy as np
 import dsmooth_jax as ds
 from dsmooth_jax import distributed_scoring
-from dsmooth_jax.storage import score_store
+from dsmooth_jax.storage.score_store import ScoreStore
 rng = np.random.default_rng(0)
 images = rng.random((23, 6, 6, 1), np.float32)
 weights = rng.random((72, 3), np.float32)
 scores_fn = ds.masked_scores(lambda x: x.reshape(len(x), -1) @ weights, ds.Columns(2))
 opened = distributed_scoring.take_up(
-    pathlib.Path({path!r}), lambda: score_store.create_store(
+    pathlib.Path({path!r}), lambda: ScoreStore.create(
     {path!r}, ablation=ds.Columns(2), image_shape=(6, 6, 1), num_classes=3,
     labels=np.arange(23) % 3, ids=np.arange(23).astype(str), made_by={{}},
     shard_size=4,
@@ -278,7 +278,7 @@ def test_what_a_killed_process_scored_is_taken_up(tmp_path, monkeypatch):
     images = np.zeros((6, 4, 4, 1), np.float32)
 
     def create():
-        return score_store.create_store(
+        return ScoreStore.create(
             tmp_path / "scores",
             ablation=ds.Columns(2),
             image_shape=(4, 4, 1),

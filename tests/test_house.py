@@ -40,7 +40,16 @@ HOUSE = [
     ("", PROVEN),
     (
         "storage",
-        ["files", "workdir", "provenance", "score_store", "pytrees", "checkpoint"],
+        [
+            "files",
+            "workdir",
+            "provenance",
+            "shards",
+            "score_store",
+            "label_store",
+            "pytrees",
+            "checkpoint",
+        ],
     ),
     (
         "report",

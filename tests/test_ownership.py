@@ -14,7 +14,7 @@ import pytest
 from dsmooth_jax import distributed, distributed_scoring
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError, DamagedCheckpointError
-from dsmooth_jax.storage.score_store import StoreError
+from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.storage.workdir import BEST, LATEST
 from dsmooth_jax.training import metrics, ownership
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax.storage import score_store
+from dsmooth_jax.storage.score_store import ScoreStore
 
 NUM_IMAGES, NUM_CLASSES, SHARD_SIZE = 7, 3, 3
 ABLATION, IMAGE_SHAPE = ds.Columns(2), (2, 5, 1)
@@ -35,9 +35,9 @@ FILES = [
 
 def write(path, shards=None, **changes):
     """What certify.py does: begin or take up, then write what is missing."""
-    written = score_store.create_store(path, **SETTINGS | changes)
+    written = ScoreStore.create(path, **SETTINGS | changes)
     for shard in written.missing if shards is None else shards:
-        written = score_store.write_shard(written, shard, SCORES[written.span(shard)])
+        written = written.put(shard, SCORES[written.span(shard)])
     return written
 
 
@@ -83,7 +83,7 @@ def test_a_missing_shard_is_written_again_and_nothing_else(tmp_path, missing):
     whole = contents(write(tmp_path / "whole").path)
     path = tmp_path / "scores"
     write(path, shards=[i for i in range(3) if i != missing])
-    assert score_store.create_store(path, **SETTINGS).missing == [missing]
+    assert ScoreStore.create(path, **SETTINGS).missing == [missing]
     write(path)
     assert contents(path) == whole
 
@@ -184,7 +184,7 @@ def test_scores_of_other_settings_are_not_taken_up(tmp_path, change, words, shar
     path = write(tmp_path / "scores", shards=shards).path
     before = contents(path)
     with pytest.raises(ds.StoreError) as raised:
-        score_store.create_store(path, **SETTINGS | change)
+        ScoreStore.create(path, **SETTINGS | change)
     for word in [str(path), *words]:
         assert word in str(raised.value)
     assert contents(path) == before

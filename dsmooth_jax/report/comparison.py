@@ -11,12 +11,8 @@ from dsmooth_jax.report.analysis import Analysis, Watch, analyze
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.report.request import attacks_on, request_of
 from dsmooth_jax.storage.files import PathLike
-from dsmooth_jax.storage.score_store import (
-    ScoreStore,
-    StoreError,
-    is_store,
-    open_scores,
-)
+from dsmooth_jax.storage.score_store import ScoreStore, open_scores
+from dsmooth_jax.storage.shards import StoreError, is_store
 from dsmooth_jax.storage.workdir import CERTIFIED, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line

@@ -18,7 +18,7 @@ from dsmooth_jax import distributed
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
 from dsmooth_jax.storage.provenance import describe_difference
-from dsmooth_jax.storage.score_store import MANIFEST
+from dsmooth_jax.storage.shards import MANIFEST
 from dsmooth_jax.storage.workdir import (
     BEST,
     CERTIFIED,
