@@ -10,6 +10,7 @@ takes it from there. All devices are used; docs/scaling.md is about several mach
 """
 
 import functools
+import hashlib
 import json
 import signal
 import sys
@@ -102,9 +103,7 @@ def train(config, workdir):
     init_key, step_key = jax.random.split(jax.random.key(config["seed"]))
     given = None
     if settings["init_from"]:
-        folder = user_path("train.init_from", settings["init_from"]) / BEST
-        given = restore_first(folder, jax.eval_shape(classifier.init, init_key))
-        record["init_from"] = checkpoint.fingerprint(folder)
+        given, record["init_from"] = first_variables(settings, classifier)
     start = time.time()
     with locked("--workdir", workdir, "train.lock"):
         is_first = distributed.is_first()
@@ -218,12 +217,25 @@ def sets_for(settings, ablation, image_size, every=1, make=ds.touched):
         raise ValueError(f"{part}.patch={settings['patch']}: {error}") from None
 
 
-def restore_first(folder, target):
-    """The best variables of another run, to begin with."""
+def first_variables(settings, classifier):
+    """Variables to begin with, of another run or of a file, and a checksum of them."""
+    path = user_path("train.init_from", settings["init_from"])
+    if path.is_file():
+        names = ("mean", "std")
+        normal = {n: settings[f"init_{n}"] for n in names if f"init_{n}" in settings}
+        try:
+            given = ds.load_weights(
+                path, classifier, has_head=settings["init_head"], **normal
+            )
+        except ValueError as error:
+            raise ValueError(f"train.init_from: {error}") from None
+        return given, hashlib.sha256(path.read_bytes()).hexdigest()
+    folder = path / BEST
+    target = jax.eval_shape(classifier.init, jax.random.key(0))
     try:
-        return checkpoint.restore(folder, target)[0]
+        return checkpoint.restore(folder, target)[0], checkpoint.fingerprint(folder)
     except checkpoint.CheckpointError as error:
-        raise ValueError(f"train.init_from={folder.parents[1]}: {error}") from None
+        raise ValueError(f"train.init_from={path}: {error}") from None
 
 
 def validate(scores_fn, config, validation_set, touched):

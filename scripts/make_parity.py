@@ -27,6 +27,7 @@ from parity import MEAN, STD, two_images, weights  # noqa: E402
 
 FOLDER = ROOT / "tests" / "data" / "weights"
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7}
+SPEC = {"name": "vit", "width": 24, "depth": 2, "heads": 3}
 
 
 def transformers():
@@ -133,13 +134,13 @@ def case(module, image_size, given_size=None):
 def main():
     cases = {}
     for name, module, image_size, spec in transformers():
-        spec = {"name": "vit", "size": [24, 2, 3], **spec}
+        spec = {**SPEC, **spec}
         cases[name] = {"spec": spec, **case(module, image_size)}
     # timm resizes the positions of 4 x 4 tokens to 3 x 5.
     module = VisionTransformer(
         img_size=32, patch_size=8, dynamic_img_size=True, **SMALL
     )
-    spec = {"name": "vit", "size": [24, 2, 3], "patch": 8}
+    spec = {**SPEC, "patch": 8}
     cases["vit, another image size"] = {"spec": spec, **case(module, 32, (24, 40))}
     for name, module, spec in resnets():
         cases[name] = {"spec": spec, **case(module, 33)}

@@ -66,6 +66,10 @@ COMMANDS = {
         training("train.init_from={tmp}/nothing"),
         ["train.init_from={tmp}/nothing", "no checkpoint"],
     ),
+    "begins with a file that has no weights": (
+        training("train.init_from={tmp}/kept/file"),
+        ["train.init_from: {tmp}/kept/file", "cannot be read as weights"],
+    ),
     "begins with another network": (
         training("train.init_from={trained}", "model.width=8"),
         ["train.init_from={trained}", "is not of this model", "shape"],

@@ -69,7 +69,8 @@ def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest(iterati
     optimizer, _ = optimizers.make_optimizer(config, num_epochs=1, steps_per_epoch=1)
     rng = np.random.default_rng(0)
     shapes = {
-        "block": {"kernel": (3, 2, 4, 8), "wide": (8, 32), "scale": (8,)},
+        "block": {"kernel": (3, 2, 4, 8), "scale": (8,)},
+        "wide": {"kernel": (8, 32), "pos_embed": (2, 3, 8)},
         "head": {"kernel": (8, 10)},
     }
 
@@ -81,10 +82,10 @@ def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest(iterati
         for _ in range(2)
     )
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    for name, factor in (("kernel", 1.0), ("wide", 2.0)):  # sqrt(outputs / inputs)
+    for name, factor in (("block", 1.0), ("wide", 2.0)):  # sqrt(outputs / inputs)
         found, values = (
             np.linalg.svd(x.reshape(-1, x.shape[-1]), compute_uv=False)
-            for x in (np.asarray(tree["block"][name]) for tree in (updates, gradient))
+            for x in (np.asarray(tree[name]["kernel"]) for tree in (updates, gradient))
         )
         # Each iteration is one polynomial of every singular value (Jordan 2024, Muon).
         values = values / np.linalg.norm(values)
@@ -97,6 +98,7 @@ def test_muon_turns_kernels_into_orthogonal_steps_and_adam_does_the_rest(iterati
     for adams, of in (
         (updates["block"]["scale"], gradient["block"]["scale"]),
         (updates["head"]["kernel"], gradient["head"]["kernel"]),
+        (updates["wide"]["pos_embed"], gradient["wide"]["pos_embed"]),
     ):
         # Its first step has one size for all, whatever the gradient (Nesterov: 1.47).
         np.testing.assert_allclose(adams, -1.4737e-3 * np.sign(of), rtol=1e-3)

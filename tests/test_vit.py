@@ -15,8 +15,8 @@ from dsmooth_jax.models import ViTConfig, build, masked_classifier, vit
 from dsmooth_jax.models.vit import SIZES, visible_tokens
 
 SHAPE = (12, 12, 3)
-CONFIG = ViTConfig(patch=4, size=(8, 2, 2), registers=2)
-POOLED = ViTConfig(patch=4, size=(8, 2, 2), pool="avg", class_token=False)
+CONFIG = ViTConfig(patch=4, width=8, depth=2, heads=2, registers=2)
+POOLED = ViTConfig(patch=4, width=8, depth=2, heads=2, pool="avg", class_token=False)
 COLUMNS = ds.Columns(3)
 
 
@@ -46,7 +46,7 @@ def twin(variables, config, image):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)[
         "params"
     ]
-    features, depth, heads = config.dimensions
+    features, depth, heads = config.width, config.depth, config.heads
 
     def norm(layer, x):
         scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(
@@ -181,18 +181,19 @@ def test_resized_tokens_are_dropped_alike():
 def test_sizes_are_the_published_ones():
     # Protects the names of sizes: timm's numbers of parameters for 1,000 classes.
     counts = {}
-    for size, (features, depth, _) in SIZES.items():
+    for size, options in SIZES.items():
+        features, depth = options["width"], options["depth"]
         block = 12 * features**2 + 13 * features
         ends = (768 + 1 + 197 + 1 + 2 + 1000) * features + 1000
         counts[size] = depth * block + ends
     assert counts == {
-        "tiny": 5_717_416,
-        "small": 22_050_664,
-        "base": 86_567_656,
-        "large": 304_326_632,
+        "vit_tiny": 5_717_416,
+        "vit_small": 22_050_664,
+        "vit_base": 86_567_656,
+        "vit_large": 304_326_632,
     }
     net = vit(
-        ViTConfig(patch=16, size="tiny"),
+        ViTConfig(patch=16, **SIZES["vit_tiny"]),
         ds.Columns(19),
         image_shape=(224, 224, 3),
         num_classes=1000,
@@ -200,13 +201,17 @@ def test_sizes_are_the_published_ones():
     abstract = jax.eval_shape(net.init, jax.random.key(0))
     found = sum(leaf.size for leaf in jax.tree.leaves(abstract))
     # Three channels more; the class token's position is part of it.
-    assert found == counts["tiny"] + 3 * 16 * 16 * 192 - 192
+    assert found == counts["vit_tiny"] + 3 * 16 * 16 * 192 - 192
+
+
+SPEC = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "patch": 4}
+SPEC |= {"pool": "avg", "registers": 1}
 
 
 def test_it_trains_in_bfloat16():
     # Protects training: every parameter has a gradient, through the dropped tokens.
     classifier = build(
-        {"name": "vit", "size": [8, 1, 2], "patch": 4, "pool": "avg", "registers": 1},
+        SPEC,
         ablation=COLUMNS,
         image_shape=SHAPE,
         num_classes=5,
@@ -235,8 +240,8 @@ def test_it_trains_in_bfloat16():
     ("options", "message"),
     [
         ({"patch": 5}, r"patch=5 must divide the image's height, 12"),
-        ({"size": "huge"}, r"size='huge' must be one of"),
-        ({"size": (8, 2, 3)}, r"size=\(8, 2, 3\) must be"),
+        ({"heads": 3}, r"heads=3 must divide width=8"),
+        ({"depth": 0}, r"depth=0 must be >= 1"),
         ({"pool": "max"}, r"pool='max' must be one of"),
         ({"activation": "relu"}, r"activation='relu' must be one of"),
         ({"registers": -1}, r"registers=-1 must be >= 0"),
@@ -248,7 +253,7 @@ def test_wrong_options_are_refused(options, message):
     # Protects users from a network that was not meant.
     with pytest.raises(ValueError, match=message):
         vit(
-            ViTConfig(**{"patch": 4, "size": (8, 1, 2), **options}),
+            ViTConfig(**{"patch": 4, "width": 8, "heads": 2, **options}),
             COLUMNS,
             image_shape=SHAPE,
             num_classes=5,

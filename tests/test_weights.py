@@ -38,7 +38,7 @@ def network_of(case, num_classes=7):
     name = spec.pop("name")
     task = {"image_shape": (*case["image_size"], 3), "num_classes": num_classes}
     if name == "vit":
-        return vit(ViTConfig(**{**spec, "size": tuple(spec["size"])}), None, **task)
+        return vit(ViTConfig(**spec), None, **task)
     if name == "efficientnet_lite0":
         return efficientnet_lite0(**task)
     return resnet(int(name.removeprefix("resnet")), **spec, **task)

@@ -27,7 +27,7 @@ from dsmooth_jax.models.cnn import cnn
 from dsmooth_jax.models.efficientnet_lite import efficientnet_lite0
 from dsmooth_jax.models.resnet import resnet
 from dsmooth_jax.models.small_cnn import small_cnn
-from dsmooth_jax.models.vit import ViTConfig, vit
+from dsmooth_jax.models.vit import SIZES, ViTConfig, vit
 from dsmooth_jax.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -71,9 +71,10 @@ def build(
         - ``{"name": "small_cnn"}``;
         - ``{"name": "cnn"}`` and optionally "width" (64);
         - ``{"name": "efficientnet_lite0"}``;
-        - ``{"name": "vit", "size": "small", "patch": 16}``: "tiny", "small", "base" or
-          "large", or [features, blocks, heads]; and optionally "resize" (None) to
-          [height, width] after ablation, and the other options of `ViTConfig`;
+        - ``{"name": "vit_small", "patch": 16}``: "vit_tiny", "vit_small", "vit_base",
+          "vit_large", or "vit" with "width", "depth" and "heads"; and optionally
+          "resize" (None) to [height, width] after ablation, and the other options of
+          `ViTConfig`;
         - ``{"name": "bandnet"}`` and optionally "width" (32), "max_width" (None),
           "depth" (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all
           ablations in one pass.
@@ -140,13 +141,12 @@ def _build_network(
         return cnn(**task, **settings)
     if name == "efficientnet_lite0":
         return efficientnet_lite0(**task)
-    if name == "vit":
+    if name == "vit" or name in SIZES:
         if "patch" not in settings:
-            raise ValueError(
-                "vit needs model.patch, the side of a token, for example 16"
-            )
+            raise ValueError(f"{name} needs model.patch, for example 16")
         resize = settings.pop("resize", None)
-        return vit(ViTConfig(**settings), ablation, resize=resize, **task)
+        config = ViTConfig(**settings, **SIZES.get(name, {}))
+        return vit(config, ablation, resize=resize, **task)
     if "stem" not in settings:
         raise ValueError(f"{name} needs model.stem, 'cifar' or 'imagenet'")
     return resnet(int(str(name).removeprefix("resnet")), **task, **settings)
@@ -178,16 +178,17 @@ def options(name: Any) -> dict[str, Any]:
         "small_cnn": small_cnn,
     }
     makers |= {f"resnet{depth}": resnet for depth in (18, 34, 50)}
-    makers |= {"vit": vit, "efficientnet_lite0": efficientnet_lite0}
+    makers |= {"efficientnet_lite0": efficientnet_lite0, "vit": vit}
+    makers |= dict.fromkeys(SIZES, vit)
     if name not in makers:
         raise ValueError(
             f"model.name={name!r} must be one of {', '.join(map(repr, makers))}"
         )
     parameters = dict(inspect.signature(makers[name]).parameters)
-    if name == "vit":  # its config's fields stand beside the rest
-        del parameters["config"]
-        parameters |= inspect.signature(ViTConfig).parameters
     task = {"ablation", "image_shape", "num_classes"}
+    if makers[name] is vit:  # its config's fields stand beside the rest
+        parameters |= inspect.signature(ViTConfig).parameters
+        task |= {"config", *SIZES.get(name, {})}
     if makers[name] is resnet:
         task |= {"depth"}  # the name says it
     return {

@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,13 @@ from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.models.base import Network, check_task, network
 from dsmooth_jax.types import ImageSize
 
-SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
+SIZES: dict[str, dict[str, Any]] = {
+    "vit_tiny": {"width": 192, "depth": 12, "heads": 3},
+    "vit_small": {"width": 384, "depth": 12, "heads": 6},
+    "vit_base": {"width": 768, "depth": 12, "heads": 12},
+    "vit_large": {"width": 1024, "depth": 24, "heads": 16},
 }
-"""(features, blocks, heads) by the names that the field uses."""
+"""What the field's names of sizes mean."""
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -54,7 +55,9 @@ class ViTConfig:
 
     Attributes:
       patch: side of a token's square, pixels.
-      size: a name in `SIZES`, or (features, blocks, heads).
+      width: features of a token.
+      depth: blocks.
+      heads: of each block's attention; they divide the width.
       pool: "token", the class token's features, or "avg", the mean of the tokens that
         see something, normalised after the mean.
       class_token: needed where pooling is "token".
@@ -67,7 +70,9 @@ class ViTConfig:
     """
 
     patch: int
-    size: str | Sequence[int] = "small"
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
     pool: str = "token"
     class_token: bool = True
     registers: int = 0
@@ -78,26 +83,16 @@ class ViTConfig:
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_count("patch", self.patch)
+        for name in ("patch", "width", "depth", "heads"):
+            check_count(name, getattr(self, name))
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
         check_choice("pool", self.pool, ("token", "avg"))
         check_choice("activation", self.activation, tuple(_ACTIVATIONS))
         if self.registers < 0:
             raise ValueError(f"registers={self.registers} must be >= 0")
-        if isinstance(self.size, str):
-            check_choice("size", self.size, tuple(SIZES))
-        elif len(self.size) != 3 or min(self.size) < 1 or self.size[0] % self.size[2]:
-            raise ValueError(
-                f"size={self.size!r} must be one of {list(SIZES)}, or (features, "
-                "blocks, heads), all >= 1, of which the heads divide the features"
-            )
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool='token' needs class_token=True; or use 'avg'")
-
-    @property
-    def dimensions(self) -> tuple[int, int, int]:
-        """(features, blocks, heads)."""
-        size = SIZES[self.size] if isinstance(self.size, str) else self.size
-        return (size[0], size[1], size[2])
 
 
 def vit(
@@ -207,7 +202,7 @@ class ViT(nnx.Module):
         num_classes: int,
         rngs: nnx.Rngs,
     ):
-        features, depth, heads = config.dimensions
+        features = config.width
         self.config, self.grid, self.num_tokens = config, grid, num_tokens
         self.resize = resize
         normal = nnx.initializers.truncated_normal(0.02)
@@ -230,9 +225,11 @@ class ViT(nnx.Module):
         )
         if config.pre_norm:
             self.norm_pre = norm()
-        self.block_names = tuple(f"block{index + 1:02d}" for index in range(depth))
+        self.block_names = tuple(
+            f"block{index + 1:02d}" for index in range(config.depth)
+        )
         for name in self.block_names:
-            setattr(self, name, _Block(config, features, heads, norm, rngs))
+            setattr(self, name, _Block(config, norm, rngs))
         if config.pool == "token":
             self.norm = norm()
         else:
@@ -299,12 +296,11 @@ class _Block(nnx.Module):
     def __init__(
         self,
         config: ViTConfig,
-        features: int,
-        heads: int,
         norm: Callable[[], nnx.LayerNorm],
         rngs: nnx.Rngs,
     ):
-        self.heads, self.layer_scale = heads, config.layer_scale
+        features = config.width
+        self.heads, self.layer_scale = config.heads, config.layer_scale
         self.activation = config.activation
         linear = functools.partial(
             nnx.Linear, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs

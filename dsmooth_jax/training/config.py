@@ -74,14 +74,26 @@ class ModelConfig:
     """Which network, and what that network takes; None: the network's own default.
 
     Attributes:
-      name: "bandnet", "cnn", "small_cnn", "resnet18", "resnet34" or "resnet50".
-      width: of bandnet, cnn and resnets.
+      name: "bandnet", "cnn", "small_cnn", "resnet18", "resnet34", "resnet50", "vit",
+        "vit_tiny", "vit_small", "vit_base", "vit_large" or "efficientnet_lite0".
+      width: of bandnet, cnn, resnets and "vit".
       stem: of resnets, "cifar" or "imagenet".
-      max_width: of bandnet, as are the rest, see `models.bandnet`.
-      depth: residual blocks.
+      max_width: of bandnet, as are the next, see `models.bandnet`.
+      depth: residual blocks; also of "vit".
       crops: windows of each image in a step.
       mirror: whether each window is read mirrored, too.
       shift: pixels by which each window is read moved, too.
+      patch: pixels, of vision transformers, as are the rest, see `models.ViTConfig`.
+      heads: of "vit".
+      pool: "token" or "avg".
+      class_token: whether there is one.
+      registers: further tokens.
+      qkv_bias: whether queries, keys and values have one.
+      layer_scale: whether branches are scaled.
+      pre_norm: whether there is a norm before the blocks.
+      activation: "gelu" or "quick_gelu".
+      epsilon: of the norms.
+      resize: (height, width) in pixels, to which the network resizes after ablation.
     """
 
     name: str = "bandnet"
@@ -92,11 +104,24 @@ class ModelConfig:
     crops: int | None = None
     mirror: bool | None = None
     shift: int | None = None
+    patch: int | None = None
+    heads: int | None = None
+    pool: str | None = None
+    class_token: bool | None = None
+    registers: int | None = None
+    qkv_bias: bool | None = None
+    layer_scale: bool | None = None
+    pre_norm: bool | None = None
+    activation: str | None = None
+    epsilon: float | None = None
+    resize: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "max_width", "depth", "crops"):
+        for name in ("width", "max_width", "depth", "crops", "patch", "heads"):
             if getattr(self, name) is not None:
                 check_count(f"model.{name}", getattr(self, name))
+        if self.resize is not None:
+            check_pair("model.resize", self.resize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +137,12 @@ class TrainConfig:
       augment: what is done to the images first.
       loss: what is minimised.
       ema_decay: of the moving average of the variables, in [0, 1); 0: none.
-      init_from: a workdir, to start from its best variables; "": from random ones.
+      init_from: a workdir, to start from its best variables; or a file of weights,
+        see `load_weights`; "": from random ones.
+      init_head: whether a file's last layer is taken; False: it starts at zero.
+      init_mean: of each color, as images of a file's network were normalised, in
+        [0, 1]; None: ImageNet's.
+      init_std: likewise, the divisor of each color.
     """
 
     epochs: float = 1.0
@@ -124,6 +154,9 @@ class TrainConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     ema_decay: float = 0.0
     init_from: str = ""
+    init_head: bool = True
+    init_mean: Sequence[float] | None = None
+    init_std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         check_range("train.epochs", self.epochs, above=0)

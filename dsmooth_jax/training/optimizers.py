@@ -94,7 +94,8 @@ def _matrices(params: Any) -> Any:
     """Which axes of each kernel are inputs and outputs; None for what Adam updates."""
 
     def axes(path: Any, leaf: Any) -> Any:
-        if leaf.ndim < 2 or path[0].key == "head":
+        # Positions and tokens of a vision transformer are no matrices of a layer.
+        if path[-1].key != "kernel" or path[0].key == "head":
             return None
         last = leaf.ndim - 1
         return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
