@@ -1,6 +1,7 @@
 """Weights of other libraries: the same logits, every misfit told, nothing run."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import pickle
@@ -26,6 +27,7 @@ from dsmooth_jax.models import (
     weight_files,
 )
 from dsmooth_jax.models.weight_files import read_tensors
+from dsmooth_jax.smoothed import restore_base
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "weights"
 CASES = json.loads((FOLDER / "parity.json").read_text())["cases"]
@@ -230,6 +232,29 @@ def test_our_own_networks_are_saved_and_read(net, tmp_path):
     with pytest.raises(ValueError, match="format='pth' must be one of"):
         ds.save_weights(tmp_path / "other", variables, format="pth")
     assert path.read_bytes() == before
+
+
+def test_training_begins_with_a_file(run_script, smoke_run, tmp_path):
+    # Protects train.init_from: a step too small to move anything leaves the file's.
+    _, variables, _ = restore_base(smoke_run)
+    path = tmp_path / "ours.safetensors"
+    ds.save_weights(path, variables)
+    flags = {"init_from": path, "epochs": 0.04, "optimizer.learning_rate": 1e-12}
+    flags |= {"optimizer.adam_learning_rate": 1e-12, "optimizer.warmup_epochs": 0.0}
+    run_script(
+        "train.py",
+        "--config=configs/mnist5k_smoke.py",
+        f"--workdir={tmp_path}/run",
+        *(f"--config.train.{name}={value}" for name, value in flags.items()),
+    )
+    _, found, record = restore_base(tmp_path / "run")
+    assert record["init_from"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    for a, b in zip(
+        jax.tree.leaves(found["params"]),
+        jax.tree.leaves(variables["params"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 # The reader of files.
