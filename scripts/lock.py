@@ -15,6 +15,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+# Extras for machines with an accelerator, which the lock is not for.
+ACCELERATORS = ("cuda12", "cuda13", "tpu")
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # The tested versions of everything that `make` installs, direct and transitive, for
@@ -24,11 +26,12 @@ HEADER = """\
 
 
 def direct_requirements() -> list[str]:
-    """requirements.txt and every extra, as lines for pip."""
+    """requirements.txt and every extra but accelerators', as lines for pip."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    return lines + [requirement for extra in extras for requirement in extra]
+    extras = project["optional-dependencies"]
+    chosen = [extras[name] for name in extras if name not in ACCELERATORS]
+    return lines + [requirement for extra in chosen for requirement in extra]
 
 
 def frozen(python: str) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,281 @@
+"""The programs that `benchmarks.accelerator` times, compiled, with what they cost."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsmooth_jax import models, optimizers, training
+from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.augment import AugmentConfig, augment
+from dsmooth_jax.config import from_json, to_json
+from dsmooth_jax.masking import to_unit
+from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked, score_batch
+from dsmooth_jax.smoothed import restore_base
+
+SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "pretrained/cifar10_columns3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large networks, batches and matrices are."""
+
+    widths: tuple[int, int, int] = (80, 160, 320)
+    depth: int = 6
+    batch: int = 512
+    score_batch: int = 256
+    resnet_width: int = 64
+    side: int = 299  # pixels of an ImageNet image
+    columns: int = 25  # kept of them
+    num_imagenet: int = 1000
+    large_batch: int = 64
+    matrix: int = 8192
+    copied: int = 2**28  # float32 numbers
+
+
+SIZES = {
+    "card": Size(),
+    "small": Size(
+        widths=(4, 8, 16),
+        depth=2,
+        batch=16,
+        score_batch=8,
+        resnet_width=4,
+        side=48,
+        columns=4,
+        num_imagenet=10,
+        large_batch=4,
+        matrix=512,
+        copied=2**22,
+    ),
+}
+
+
+@dataclasses.dataclass
+class Program:
+    """A compiled call, ready to be timed.
+
+    FLOP are the program's before XLA optimises it (libraries that it calls hide theirs
+    after that), bytes what XLA counts after; of a loop both are those of one round.
+    """
+
+    call: Callable[[], object]  # starts it; `wait` of the result: it is done
+    images: float | None = None  # of one call
+    flop: float = 0.0
+    moved: float = 0.0  # bytes
+    memory: float = 0.0  # bytes, XLA's own analysis
+    rate: str = "bfloat16"  # of the matmul rates, its limit
+    wait: Callable[[object], object] = jax.block_until_ready
+
+
+def compiled(fn, *args, donate=()):
+    """(callable, FLOP, bytes, peak memory) of one program."""
+    lowered = jax.jit(fn, donate_argnums=donate).lower(*args)
+    program = lowered.compile()
+    before, after = lowered.cost_analysis() or {}, program.cost_analysis() or {}
+    flop = max(before.get("flops", 0.0), after.get("flops", 0.0))
+    used = program.memory_analysis()
+    peak = used.argument_size_in_bytes + used.output_size_in_bytes
+    peak += used.temp_size_in_bytes - used.alias_size_in_bytes
+    return program, flop, after.get("bytes accessed", 0.0), peak
+
+
+def recipe(name, columns=None, **model):
+    """The settings of a file in configs/, of another network."""
+    made = importlib.import_module(f"configs.{name}").get_config()
+    config = to_json(from_json(json.loads(made.to_json())))
+    config["model"] |= model
+    if columns is not None:
+        config["ablation"]["width"] = columns
+    return config
+
+
+def parts_of(config, shape, num_classes):
+    """(classifier, optimizer, its first state)."""
+    classifier = models.build(
+        config["model"],
+        ablation=ablation_from_json(config["ablation"]),
+        image_shape=shape,
+        num_classes=num_classes,
+    )
+    optimizer, _ = optimizers.make_optimizer(
+        optimizers.OptimizerConfig(**config["train"]["optimizer"]),
+        num_epochs=config["train"]["epochs"],
+        steps_per_epoch=100,
+    )
+    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    return classifier, optimizer, state
+
+
+def random_batch(batch, shape, num_classes):
+    """uint8 images and labels, on the device."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *shape), np.uint8)
+    labels = rng.integers(0, num_classes, batch).astype(np.int32)
+    return jnp.asarray(images), jnp.asarray(labels)
+
+
+def train_step(config, batch, shape, num_classes):
+    """A step in bfloat16; its state is kept and donated, as in a run."""
+    classifier, optimizer, state = parts_of(config, shape, num_classes)
+    augment_config = AugmentConfig(**config["train"]["augment"])
+    step = training.make_train_step(
+        classifier, optimizer, augment_config, precision="bfloat16"
+    )
+    key, data = jax.random.key(0), random_batch(batch, shape, num_classes)
+    program, *cost = compiled(
+        lambda s, x, y: step(s, x, y, key), state, *data, donate=0
+    )
+    states = [state]
+
+    def call():
+        states[0], metrics = program(states[0], *data)
+        return metrics
+
+    return Program(call, batch, *cost)
+
+
+def step_part(part, config, batch, shape, num_classes):
+    """One of "augmentation", "forward", "forward and backward" of `train_step`."""
+    classifier, _, state = parts_of(config, shape, num_classes)
+    images, labels = random_batch(batch, shape, num_classes)
+    key, settings = jax.random.key(0), AugmentConfig(**config["train"]["augment"])
+
+    def loss(params, images):
+        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+        variables = {**state.variables, "params": half}
+        logits, _ = classifier.train_logits(variables, to_unit(images), key)
+        chosen = jax.nn.one_hot(labels, num_classes)[:, None]
+        return -(jax.nn.log_softmax(logits.astype(jnp.float32)) * chosen).mean()
+
+    fn, *args = {
+        "augmentation": (lambda x: augment(key, to_unit(x), settings), images),
+        "forward": (loss, state.variables["params"], images),
+        "forward and backward": (jax.grad(loss), state.variables["params"], images),
+    }[part]
+    program, *cost = compiled(fn, *args)
+    return Program(lambda: program(*args), batch, *cost)
+
+
+def scoring(make, batch, shape, views=1):
+    """Scoring as `ds.score` does it; of a masked network the passes of a batch.
+
+    `make` gives the scores_fn; `views` is how often it reads an image one after the
+    other, which XLA counts once.
+    """
+    scores_fn = make()
+    images, _ = random_batch(batch, shape, 2)
+    if not is_masked(scores_fn):
+        program, flop, moved, memory = compiled(score_batch, scores_fn, images)
+        return Program(
+            lambda: program(scores_fn, images),
+            batch,
+            views * flop,
+            views * moved,
+            memory,
+            rate="float32",
+        )
+    # Its loop is over ablations: what it repeats is the network on some of them.
+    (logits_fn,) = scores_fn.args
+    passes = scores_fn.func.ablation.num_ablations(shape[:2])
+    both = jnp.concatenate([to_unit(images), 1 - to_unit(images)], -1)
+    with jax.default_matmul_precision(MATMUL_PRECISION):
+        program, *cost = compiled(lambda f, x: f(x), logits_fn, both)
+    return Program(
+        lambda: program(logits_fn, both), batch / passes, *cost, rate="float32"
+    )
+
+
+def random_scores(config, shape, num_classes):
+    """The scores_fn of a network with random weights, which do not change the cost."""
+    classifier, _, state = parts_of(config, shape, num_classes)
+    return classifier.scores_fn(state.variables)
+
+
+def shipped_scores(**model):
+    """The scores_fn of the classifier that travels with the repository."""
+    _, variables, record = restore_base(SHIPPED)
+    changed = models.build(
+        {**record["model"], **model},
+        ablation=ablation_from_json(record["ablation"]),
+        image_shape=tuple(record["image_shape"]),
+        num_classes=record["num_classes"],
+    )
+    return changed.scores_fn(variables)
+
+
+def matmul(size, dtype, precision=None):
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    program, *_ = compiled(
+        lambda x: jnp.matmul(x, x, precision=precision) / size, matrix
+    )
+    return Program(lambda: program(matrix), flop=2 * size**3)
+
+
+def copy(numbers):
+    array = jax.random.normal(jax.random.key(0), (numbers,))
+    program, *_ = compiled(lambda x: x + 1, array)
+    return Program(lambda: program(array), moved=8 * numbers)
+
+
+def jobs_of(size):
+    """{row: a function that compiles its `Program`}, what matters most first."""
+
+    def job(fn, *args, **options):
+        return functools.partial(fn, *args, **options)
+
+    cifar, side = ((32, 32, 3), 10), ((size.side, size.side, 3), size.num_imagenet)
+    one_view = {"depth": size.depth, "mirror": False, "shift": 0}
+    bands = {
+        width: recipe("cifar10_columns3", width=width, max_width=4 * width, **one_view)
+        for width in size.widths
+    }
+    wide = {"width": size.resnet_width}
+    paper = recipe("cifar10_columns4_resnet18", **wide)
+    large = recipe("imagenet_columns25_bandnet", size.columns, depth=size.depth, **wide)
+    deep = recipe("imagenet_columns25_resnet50", size.columns, **wide)
+    first, middle, last = size.widths
+    big, many, few = f"{size.side}x{size.side}", size.score_batch, size.large_batch
+    return {
+        "rate bfloat16": job(matmul, size.matrix, jnp.bfloat16),
+        "rate float32": job(matmul, size.matrix, jnp.float32, "highest"),
+        "rate TF32": job(matmul, size.matrix, jnp.float32, "tensorfloat32"),
+        "rate copy": job(copy, size.copied),
+        f"step bandnet {middle}": job(train_step, bands[middle], size.batch, *cifar),
+        "step ResNet-18": job(train_step, paper, size.batch, *cifar),
+        f"step bandnet {first}": job(train_step, bands[first], size.batch, *cifar),
+        f"step bandnet {last}": job(train_step, bands[last], size.batch, *cifar),
+        f"step ResNet-50 {big}": job(train_step, deep, few, *side),
+        f"step bandnet {big}": job(train_step, large, few, *side),
+        "score shipped, no views": job(
+            scoring, job(shipped_scores, mirror=False, shift=0), many, cifar[0]
+        ),
+        "score shipped, 6 views": job(scoring, shipped_scores, many, cifar[0], 3),
+        "score masked ResNet-18": job(
+            scoring, job(random_scores, paper, *cifar), many, cifar[0]
+        ),
+        **{
+            f"score bandnet {width}": job(
+                scoring, job(random_scores, bands[width], *cifar), many, cifar[0]
+            )
+            for width in (middle, last)
+        },
+        f"score bandnet {big}": job(
+            scoring, job(random_scores, large, *side), few, side[0]
+        ),
+        f"score masked ResNet-50 {big}": job(
+            scoring, job(random_scores, deep, *side), few, side[0]
+        ),
+        **{
+            f"part of bandnet {middle}: {part}": job(
+                step_part, part, bands[middle], size.batch, *cifar
+            )
+            for part in ("augmentation", "forward", "forward and backward")
+        },
+    }
