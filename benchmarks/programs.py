@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsmooth_jax import models, optimizers, training
+from dsmooth_jax import models
 from dsmooth_jax.ablation import ablation_from_json
-from dsmooth_jax.augment import AugmentConfig, augment
-from dsmooth_jax.config import from_json, to_json
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked, score_batch
 from dsmooth_jax.smoothed import restore_base
+from dsmooth_jax.training import optimizers
+from dsmooth_jax.training.augment import AugmentConfig, augment
+from dsmooth_jax.training.config import from_json, to_json
+from dsmooth_jax.training.step import init_state, make_train_step
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "pretrained/cifar10_columns3"
 
@@ -109,7 +111,7 @@ def parts_of(config, shape, num_classes):
         num_epochs=config["train"]["epochs"],
         steps_per_epoch=100,
     )
-    state = training.init_state(classifier, optimizer, jax.random.key(0))
+    state = init_state(classifier, optimizer, jax.random.key(0))
     return classifier, optimizer, state
 
 
@@ -125,7 +127,7 @@ def train_step(config, batch, shape, num_classes):
     """A step in bfloat16; its state is kept and donated, as in a run."""
     classifier, optimizer, state = parts_of(config, shape, num_classes)
     augment_config = AugmentConfig(**config["train"]["augment"])
-    step = training.make_train_step(
+    step = make_train_step(
         classifier, optimizer, augment_config, precision="bfloat16"
     )
     key, data = jax.random.key(0), random_batch(batch, shape, num_classes)

@@ -258,12 +258,24 @@ def score(
             "it must be [B, P, K] with K >= 2"
         )
     scores = np.empty((num_images, *shape[1:]), np.float32)
+    running: list[tuple[int, Array]] = []
     for start in range(0, num_images, batch_size):
         batch = np.asarray(images[start : start + batch_size], dtype)
-        count = len(batch)
-        padding = [(0, batch_size - count)] + [(0, 0)] * 3
-        scores[start : start + count] = run(np.pad(batch, padding))[:count]
+        padding = [(0, batch_size - len(batch))] + [(0, 0)] * 3
+        running.append((start, run(np.pad(batch, padding))))
+        # JAX does not wait for a result: the device has the next batch before the last
+        # one's scores are fetched, so it never waits for the host.
+        if len(running) > 1:
+            _fetch(*running.pop(0), scores)
+    for start, result in running:
+        _fetch(start, result, scores)
     return scores
+
+
+def _fetch(start: int, result: Array, scores: Scores) -> None:
+    """Waits for the scores of a batch and puts them in their place, unpadded."""
+    place = scores[start : start + len(result)]
+    place[:] = np.asarray(result)[: len(place)]
 
 
 def padded_batch_size(batch_size: int) -> int:

@@ -82,8 +82,8 @@ def build(
       ablation: what is kept of an image.
       image_shape: (H, W, C) of the images, in pixels and colour channels.
       num_classes: K.
-      chunk_size: ablations of each image scored at a time; bounds memory, see
-        `scoring.masked_scores`.
+      chunk_size: ablations of each image, or a bandnet's views of it, scored at a
+        time; bounds memory, see `scoring.masked_scores` and `bandnet`.
 
     Raises:
       ValueError: the name or a key is unknown, a key is missing, or a value is out of
@@ -94,6 +94,7 @@ def build(
             ablation,
             image_shape=image_shape,
             num_classes=num_classes,
+            chunk_size=chunk_size,
             **_settings(spec),
         )
     net = _build_network(spec, ablation, image_shape, num_classes)
@@ -185,7 +186,7 @@ def options(name: Any) -> dict[str, Any]:
             f"model.name={name!r} must be one of {', '.join(map(repr, makers))}"
         )
     parameters = dict(inspect.signature(makers[name]).parameters)
-    task = {"ablation", "image_shape", "num_classes"}
+    task = {"ablation", "image_shape", "num_classes", "chunk_size"}
     if makers[name] is vit:  # its config's fields stand beside the rest
         parameters |= inspect.signature(ViTConfig).parameters
         task |= {"config", *SIZES.get(name, {})}

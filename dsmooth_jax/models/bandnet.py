@@ -74,6 +74,7 @@ def bandnet(
     crops: int = 4,
     mirror: bool = False,
     shift: int = 0,
+    chunk_size: int = 8,
 ) -> BaseClassifier:
     """A base classifier that scores all ablations of an image in one pass.
 
@@ -98,6 +99,8 @@ def bandnet(
         as it is and moved by so many pixels both ways along the axis that the ablation
         keeps whole (zeros take the place of what moves out): three times the work. It
         wants a network trained on shifted images.
+      chunk_size: on an accelerator these views, up to 6, are read as one batch if they
+        are no more than this, else one after the other; it bounds memory.
 
     Raises:
       TypeError: an ablation that keeps several windows.
@@ -122,10 +125,10 @@ def bandnet(
     ablation = _check_ablation(ablation)
     starts = masking.window_starts(ablation, size)
     image_logits = net.image_logits
-    if shift:
-        image_logits = _shifted(image_logits, _whole_axis(ablation, size, shift), shift)
-    if mirror:
-        image_logits = _mirrored(image_logits, _mirror_images(ablation, size))
+    if shift or mirror:
+        axis = _whole_axis(ablation, size, shift) if shift else 1
+        mirrors = _mirror_images(ablation, size) if mirror else None
+        image_logits = _over_views(image_logits, axis, shift, mirrors, chunk_size)
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
@@ -243,35 +246,40 @@ def band_network(
     )
 
 
-def _mirrored(image_logits: Callable, mirror_images: np.ndarray) -> Callable:
-    """The mean logits of each window and of its mirror image."""
-
-    def mean_logits(
-        variables: Variables, images: Float[Array, "B H W C"]
-    ) -> Float[Array, "B P K"]:
-        flipped = image_logits(variables, images[:, :, ::-1])
-        return (image_logits(variables, images) + flipped[:, mirror_images]) / 2
-
-    return mean_logits
-
-
-def _shifted(image_logits: Callable, axis: int, shift: int) -> Callable:
-    """The mean logits of each window as it is and moved both ways along an axis."""
+def _over_views(
+    image_logits: Callable,
+    axis: int,
+    shift: int,
+    mirror_images: np.ndarray | None,
+    chunk_size: int,
+) -> Callable:
+    """The mean logits of each window as it is, moved along an axis, and mirrored."""
+    offsets = (0, shift, 2 * shift) if shift else (0,)
 
     def mean_logits(
         variables: Variables, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
         length = images.shape[axis]
         padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
-        padded = jnp.pad(images, padding)
+        sides = [images] if mirror_images is None else [images, images[:, :, ::-1]]
         views = jnp.stack(
             [
                 jax.lax.slice_in_dim(padded, first, first + length, axis=axis)
-                for first in (0, shift, 2 * shift)
+                for padded in (jnp.pad(side, padding) for side in sides)
+                for first in offsets
             ]
         )
-        # One after the other: the network is compiled once, and needs memory for one.
-        return jax.lax.map(lambda view: image_logits(variables, view), views).mean(0)
+        # On a CPU small batches are faster: they stay in its caches.
+        if len(views) <= chunk_size and jax.default_backend() != "cpu":
+            logits = image_logits(variables, views.reshape(-1, *images.shape[1:]))
+        else:
+            # One after the other: they need memory for one.
+            logits = jax.lax.map(lambda view: image_logits(variables, view), views)
+        shape = (len(sides), len(offsets), len(images), *logits.shape[-2:])
+        logits = logits.reshape(shape).mean(1)
+        if mirror_images is None:
+            return logits[0]
+        return (logits[0] + logits[1][:, mirror_images]) / 2
 
     return mean_logits
 
