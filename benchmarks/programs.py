@@ -127,9 +127,7 @@ def train_step(config, batch, shape, num_classes):
     """A step in bfloat16; its state is kept and donated, as in a run."""
     classifier, optimizer, state = parts_of(config, shape, num_classes)
     augment_config = AugmentConfig(**config["train"]["augment"])
-    step = make_train_step(
-        classifier, optimizer, augment_config, precision="bfloat16"
-    )
+    step = make_train_step(classifier, optimizer, augment_config, precision="bfloat16")
     key, data = jax.random.key(0), random_batch(batch, shape, num_classes)
     program, *cost = compiled(
         lambda s, x, y: step(s, x, y, key), state, *data, donate=0

@@ -336,6 +336,32 @@ def test_shifted_scores_see_the_same_pixels_and_are_the_mean_of_three(ablation, 
     assert not np.allclose(found, jax.nn.softmax(logits[1]), atol=1e-3)
 
 
+@pytest.mark.parametrize(("chunk_size", "is_one"), [(6, True), (5, False)])
+def test_views_are_one_batch_where_memory_allows(monkeypatch, chunk_size, is_one):
+    """On an accelerator, up to chunk_size of them; the scores are the same."""
+    shape, ablation = (6, 7, 1), Columns(3)
+    base = bandnet(
+        ablation,
+        image_shape=shape,
+        num_classes=3,
+        width=4,
+        mirror=True,
+        shift=2,
+        chunk_size=chunk_size,
+    )
+    variables = base.init(jax.random.key(0))
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    expected = score(base.scores_fn(variables), images)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()  # on the CPU they were read one after the other
+    text = str(jax.make_jaxpr(base.scores_fn(variables))(images))
+    assert ("scan" in text) != is_one
+    np.testing.assert_allclose(
+        score(base.scores_fn(variables), images), expected, atol=1e-6
+    )
+    check_locality(base.scores_fn(variables), ablation, shape)
+
+
 def test_mirror_images_need_a_window_there():
     """Starts 0, 3, 6 of 8 columns: the mirror image of the first begins at 5."""
     with pytest.raises(ValueError, match=r"mirror=True.*stride=1"):
