@@ -334,25 +334,33 @@ def test_a_tensor_written_by_hand_is_read(tmp_path):
 def hostile(folder):
     """Files that must be refused, and words of the reason."""
     evil = folder / "evil"
-    yield zipped(folder / "a.pth", pickle.dumps(Evil(evil))), "asks for builtins.exec"
+    yield zipped(folder / "a.pth", pickle.dumps(Evil(evil))), "asks for 'builtins.exec'"
     yield (
         zipped(folder / "b.pth", pickle.dumps({"a": Evil(evil)}, protocol=2)),
-        "asks for __builtin__.exec",
+        "asks for '__builtin__.exec'",
     )
     path = folder / "c.pth"
     path.write_bytes(pickle.dumps(Evil(evil)))
-    yield path, "asks for builtins.exec"
+    yield path, "asks for 'builtins.exec'"
     bomb = {"compression": zipfile.ZIP_DEFLATED}
     yield zipped(folder / "d.pth", bytes(2**20), **bomb), "compressed entries"
     memo = b"\x80\x02]r\xff\xff\xff\x7f."  # index 2**31 - 1: Python's own would grow
     yield zipped(folder / "e.pth", memo), "no tensors by name"
+    # One byte each, 64 in memory; and a key that would exhaust the stack when hashed.
+    for name, program, words in (
+        ("many", b"}" * (weight_files.MAX_STEPS + 1), "more than 262,144 steps"),
+        ("deep", b"})" + b"\x85" * 10**5 + b"Ns", "a key of type tuple"),
+        ("system", b")", "no tensors by name"),
+        ("name", b"\x8c\x03a\nb\x8c\x01c\x93", r"asks for 'a\nb.c'"),
+    ):
+        yield zipped(folder / f"{name}.pth", b"\x80\x02" + program + b"."), words
     for words, fault in (
         ("reaches beyond", {"size": (5,)}),
         ("reaches beyond", {"size": (2**30, 2**30), "stride": (0, 0)}),
         ("reaches beyond", {"offset": 3}),
         ("strides", {"stride": (-1,)}),
         ("a tensor of", {"stride": (1, 1)}),
-        ("asks for torch.QInt8Storage", {"storage": "QInt8Storage"}),
+        ("asks for 'torch.QInt8Storage'", {"storage": "QInt8Storage"}),
         ("archive/data/9", {"key": "9"}),
     ):
         path = folder / f"{len(list(folder.iterdir()))}.pth"
