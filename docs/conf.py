@@ -42,6 +42,7 @@ MODULES = [
     "report.comparison",
     "models",
     "data",
+    "training",
     "training.augment",
     "training.optimizers",
     "training.losses",

@@ -1,5 +1,6 @@
 """Checks of arguments that many functions take: the error names value and remedy."""
 
+import importlib.util
 import math
 import operator
 import os
@@ -108,3 +109,10 @@ def user_path(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
             f"{name}={os.fspath(value)}: there is no such home folder; write ./~ for a "
             "folder of this name"
         ) from None
+
+
+def check_installed(*names: str) -> None:
+    """Raises ModuleNotFoundError for a library that will be wanted and is not there."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)

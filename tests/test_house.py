@@ -106,11 +106,13 @@ HOUSE = [
             "config",
             "step",
             "ownership",
+            "choice",
             "metrics",
             "loop",
+            "run",
         ],
     ),
-    ("commands", ["cli"]),
+    ("commands", ["cli", "train", "certification", "certify"]),
 ]
 
 

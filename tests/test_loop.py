@@ -21,6 +21,7 @@ from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError
 from dsmooth_jax.storage.workdir import BEST, LATEST
 from dsmooth_jax.training import loop, metrics
+from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.loop import Plan
 from dsmooth_jax.training.step import TrainState
 
@@ -46,6 +47,7 @@ def train_step(state, images, labels, key):
     variables = {"params": {"w": w}, "batch_stats": {}}
     average = {"params": mean, "batch_stats": {}}
     metrics = {"loss": jnp.abs(w).mean(), "accuracy": jnp.cos(w).mean()}
+    metrics["learning_rate"] = jnp.float32(0.1)
     return TrainState(state.step + 1, variables, {"m": momentum}, average), metrics
 
 
@@ -56,9 +58,8 @@ def batches(start, stop):
 
 
 def validate(variables):
-    return {
-        "score": round(float(np.cos(np.asarray(variables["params"]["w"])).sum()), 3)
-    }
+    score = round(float(np.cos(np.asarray(variables["params"]["w"])).sum()), 3)
+    return Choice("graded", 0.3, 5.0, (2, 2), 1.0, score, 0.5)
 
 
 def run(workdir, plan=PLAN, record=RECORD, step=train_step, read=batches):
@@ -72,9 +73,6 @@ def run(workdir, plan=PLAN, record=RECORD, step=train_step, read=batches):
         read,
         validate,
         key=jax.random.key(7),
-        learning_rate=lambda step: 0.1,
-        goodness=lambda choice: (choice["score"],),
-        describe=lambda choice: f"score {choice['score']}",
     )
 
 
@@ -116,7 +114,7 @@ def test_a_whole_run_validates_and_saves_when_it_should(whole):
     lines = [json.loads(line) for line in whole["metrics"].splitlines()]
     assert [line["step"] for line in lines] == [5, 9, 14, 18, 23]
     assert all(np.isfinite(line["loss"]) for line in lines)
-    best = max(reversed(lines), key=lambda line: line["score"])
+    best = max(reversed(lines), key=lambda line: line["certified_accuracy"])
     assert whole["steps"] == (23, best["step"])
     assert whole["saved"]["means"] == {"sums": {}, "count": 0}
 
@@ -189,7 +187,7 @@ def test_a_lost_best_is_said_and_another_chosen(tmp_path, whole, capsys):
     shutil.rmtree(tmp_path / BEST)
     outcome = run(tmp_path)
     assert "is gone or damaged: the best is chosen among" in capsys.readouterr().err
-    assert outcome.best["step"] == 23 == checkpoint.latest_step(tmp_path / BEST)
+    assert outcome.best.step == 23 == checkpoint.latest_step(tmp_path / BEST)
     found = ending(tmp_path)
     assert found["latest"] == whole["latest"] and found["metrics"] == whole["metrics"]
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import subprocess
+import tomllib
 
 import chex
 import jax
@@ -67,7 +68,12 @@ def test_it_travels_with_the_repository_and_not_with_the_package():
     made = "certify"  # where certify.py writes unless told otherwise
     files = {path for path in PRETRAINED.rglob("*") if path.is_file()}
     assert {path for path in files if made not in path.parts} <= names
-    assert 'include = ["dsmooth_jax*"]' in (ROOT / "pyproject.toml").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    packages = settings["setuptools"]["packages"]
+    assert {name.partition(".")[0] for name in packages} == {"dsmooth_jax"}
+    folders = {path.parent for path in (ROOT / "dsmooth_jax").rglob("__init__.py")}
+    wanted = {".".join(path.relative_to(ROOT).parts) for path in folders}
+    assert set(packages) == wanted | {"dsmooth_jax.configs"}
 
 
 def test_scores_are_reproduced_and_votes_exactly(name, smoothed):

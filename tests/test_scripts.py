@@ -285,8 +285,8 @@ def leaky(self, x):  # the first ablation's first class sees the whole image
     return honest(self, x).at[:, 0].add(1e-3 * x.mean(axis=(1, 2, 3)))
 
 BandNet.__call__ = leaky
-import certify
-certify.cli.run("certify.py", certify.main)
+from dsmooth_jax.commands import certify
+certify.main()
 """
 
 

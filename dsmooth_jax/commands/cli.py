@@ -4,9 +4,9 @@ With DSMOOTH_TRACEBACK set, an error also shows where it came from.
 """
 
 import contextlib
-import importlib.util
 import io
 import os
+import pathlib
 import re
 import sys
 import time
@@ -59,17 +59,30 @@ def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
     return tuple(dict.fromkeys(patches))
 
 
+def program() -> str:
+    """The name of the program that runs, as errors begin."""
+    return pathlib.Path(sys.argv[0]).name
+
+
+def explain(text: str | None, module: str) -> None:
+    """Makes a program's --help say this, and show the flags that a module defined."""
+    sys.modules["__main__"].__doc__ = text
+    by_module = flags.FLAGS.flags_by_module_dict()
+    for flag in [*by_module.get(module, []), *by_module.get(__name__, [])]:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def define_data_dir() -> None:
+    """Defines the flag that `data_dir` reads."""
+    flags.DEFINE_string(
+        "data_dir", None, "Where the data are; TFDS's own folder if unset."
+    )
+
+
 def data_dir() -> str | None:
     """The folder that --data_dir names; None where it is not given."""
     given = flags.FLAGS.data_dir
     return None if given is None else str(user_path("--data_dir", given))
-
-
-def check_installed(*names: str) -> None:
-    """Raises ModuleNotFoundError for a library that will be wanted and is not there."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def define_peers() -> None:
@@ -105,9 +118,9 @@ def peer_flags() -> dict[str, Any]:
 def run(
     program: str,
     main: Callable[[list[str]], None],
-    check: Callable[[list[str]], None] = lambda argv: None,
+    prepare: Callable[[list[str]], list[str]] = lambda argv: argv,
 ) -> None:
-    """Checks and parses the flags, runs main, and says in one line what was wrong."""
+    """Prepares and parses the flags, runs main, says in one line what was wrong."""
     logging.set_verbosity(logging.WARNING)
     # A path that is not UTF-8, or a terminal that is ASCII, must not end a run.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -115,10 +128,7 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         with _errors_in_one_line(program):
-            check(argv)
-            # A shell expands no ~ behind a =.
-            home = [re.sub(r"(?<=^--config=)~(?=/)", _home, one) for one in argv]
-            return app.parse_flags_with_usage(home)
+            return app.parse_flags_with_usage(prepare(argv))
 
     def checked_main(argv: list[str]) -> None:
         with _errors_in_one_line(program):
@@ -127,10 +137,6 @@ def run(
             main(argv)
 
     app.run(checked_main, flags_parser=parse)
-
-
-def _home(_: object) -> str:
-    return str(user_path("--config", "~"))
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ In a workdir: checkpoints/latest (the newest two), checkpoints/best (what to cer
 metrics.jsonl. All processes of a run call `run`; the first one prints and writes.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -34,12 +35,12 @@ from dsmooth_jax.storage import checkpoint, provenance
 from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
 from dsmooth_jax.storage.workdir import BEST, LATEST, METRICS, TENSORBOARD
 from dsmooth_jax.training import metrics
+from dsmooth_jax.training.choice import Choice
+from dsmooth_jax.training.metrics import Means
 from dsmooth_jax.training.ownership import check_free
 from dsmooth_jax.training.step import TrainState, TrainStep
 
 _READ_EVERY = 100  # steps between two readings of metrics from the device
-
-Choice = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,21 @@ class Outcome:
     Attributes:
       step: steps taken, by this command and those before it.
       num_taken: steps taken by this command.
-      is_finished: whether that is all of them; if not, SIGTERM asked to stop.
+      num_steps: of the whole run.
       best: the choice of the best validation so far, None before the first.
       lines: of metrics.jsonl.
     """
 
     step: int
     num_taken: int
-    is_finished: bool
+    num_steps: int
     best: Choice | None
     lines: list[dict[str, Any]]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are taken; if not, SIGTERM asked to stop."""
+        return self.step >= self.num_steps
 
 
 def run(
@@ -97,9 +103,6 @@ def run(
     validate: Callable[[Variables], Choice],
     *,
     key: Key[Array, ""],
-    learning_rate: Callable[[int], Any],
-    goodness: Callable[[Choice], tuple[float, ...]],
-    describe: Callable[[Choice], str],
 ) -> Outcome:
     """Trains; goes on with what lies in the workdir.
 
@@ -109,13 +112,11 @@ def run(
       record: what every checkpoint says of the run, plain JSON. "config" and
         "fingerprints" must be those of the run in the workdir.
       state: the first one.
-      train_step: pure.
+      train_step: pure; its metrics hold "loss" and "learning_rate".
       batches: (first step, one more than the last) -> this process's part of each.
-      validate: variables -> plain JSON, the same in all processes.
+      validate: variables -> the choice, the same in all processes. The best is kept,
+        the later one of equals.
       key: the run's, of JAX's default kind.
-      learning_rate: of a step, to report it.
-      goodness: of a choice; the highest is the best, the later one of equals.
-      describe: a choice in a few words.
 
     Raises:
       CheckpointError: a checkpoint cannot be read or written; the message says what is
@@ -144,7 +145,7 @@ def run(
     metrics_path = workdir / METRICS
     lines = metrics.cut(metrics_path, first) if is_first else []
     if first >= last:
-        return Outcome(first, 0, True, best, lines)
+        return Outcome(first, 0, last, best, lines)
 
     means = resumed.means
     begun = time.time()
@@ -168,75 +169,40 @@ def run(
             is_validated = done == last or _passes(done, plan.validate_every)
             stops = stop_requested(done)
             is_saved = is_validated or stops or done % plan.save_every == 0
-            if is_saved or len(means.unread) >= _READ_EVERY:
-                means.read(done, learning_rate, workdir)
-            if is_saved:
-                _check_finite(state, done, learning_rate, workdir)
+            is_read = is_saved or len(means.unread) >= _READ_EVERY
+            if is_read and (wrong := means.read(done)):
+                raise _diverged(*wrong, means.learning_rate, workdir)
+            if is_saved and (what := _not_finite(state)):
+                raise _diverged(what, done, means.learning_rate, workdir)
             is_best = False
             if is_validated:
                 choice = validate(_local(state.best_variables))
+                choice = dataclasses.replace(choice, step=done)
                 line = {"step": done, "epoch": done / plan.steps_per_epoch}
-                line |= {**means.values(), **choice}
-                line["learning_rate"] = float(learning_rate(step))
+                line |= {**means.values(), **choice.to_json()}
+                line["learning_rate"] = means.learning_rate
                 means = Means()
                 lines.append(line)
-                is_best = best is None or goodness(choice) >= goodness(best)
-                best = {"step": done, **choice} if is_best else best
+                is_best = best is None or choice.is_at_least(best)
+                best = choice if is_best else best
                 if is_first:
                     metrics.append(metrics_path, line)
                     log(line)
                     left = (time.time() - begun) / (done - first) * (last - done)
                     tqdm.write(
                         f"epoch {line['epoch']:.4g}  loss {line['loss']:.3f}  "
-                        f"{describe(choice)}  ({left:.0f} s to go)"
+                        f"{choice}  ({left:.0f} s to go)"
                     )
             if is_saved:
-                saved = {**record, "best": best, "means": means.to_json()}
+                kept = None if best is None else best.to_json()
+                saved = {**record, "best": kept, "means": means.to_json()}
                 saved["devices"] = _devices()
                 checkpoint.save(workdir / LATEST, done, state, saved, keep=2)
             if is_best:
                 _save_best(workdir, state, record, best)
             if stops and done < last:
-                return Outcome(done, done - first, False, best, lines)
-    return Outcome(last, last - first, True, best, lines)
-
-
-class Means:
-    """Means of the metrics of each step since the last validation.
-
-    Sums are float64 and grow step by step, so that when they are read from the device
-    or from a checkpoint makes no difference.
-    """
-
-    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
-        self.sums, self.count = dict(sums or {}), count
-        self.unread: list[dict[str, Array]] = []  # still on the device
-
-    def read(
-        self, done: int, learning_rate: Callable[[int], Any], workdir: pathlib.Path
-    ) -> None:
-        """Adds what is unread; `done` steps are.
-
-        Raises:
-          ValueError: a metric is not finite; the message names the step.
-        """
-        first = done - len(self.unread)
-        for step, measured in enumerate(jax.device_get(self.unread), start=first):
-            for name, value in measured.items():
-                if not np.isfinite(value):
-                    what = f"the {name} became {float(value)}"
-                    raise _diverged(what, step, learning_rate, workdir)
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.count += 1
-        self.unread = []
-
-    def values(self) -> dict[str, float]:
-        """The means."""
-        return {name: total / self.count for name, total in self.sums.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"sums": self.sums, "count": self.count}
+                return Outcome(done, done - first, last, best, lines)
+    return Outcome(last, last - first, last, best, lines)
 
 
 @dataclass(frozen=True)
@@ -253,7 +219,7 @@ def _resume(
     if not checkpoint.steps(workdir / LATEST):
         return _Resumed(state, None, Means())
     state, saved, problems = checkpoint.restore_newest(workdir / LATEST, state)
-    step, best = int(state.step), saved["best"]
+    step, best = int(state.step), saved["best"] and Choice.from_json(saved["best"])
     notes = [f"{problem}; it is set aside" for problem in problems]
     if problems:
         notes.append(f"going on from step {step}, the newest that is whole")
@@ -265,9 +231,9 @@ def _resume(
         )
     folder = workdir / BEST
     checkpoint.discard_after(folder, step)
-    if best is not None and not _is_whole(folder, best["step"], state):
-        checkpoint.set_aside(folder, after=best["step"] - 1)
-        if best["step"] == step:  # killed between saving it as latest and as best
+    if best is not None and not _is_whole(folder, best.step, state):
+        checkpoint.set_aside(folder, after=best.step - 1)
+        if best.step == step:  # killed between saving it as latest and as best
             _save_best(workdir, state, record, best)
         else:
             best = None
@@ -298,38 +264,29 @@ def _save_best(
     best: Choice | None,
 ) -> None:
     assert best is not None
-    saved = {**record, **best}
-    checkpoint.save(workdir / BEST, best["step"], state.best_variables, saved)
+    saved = {**record, **best.to_json()}
+    checkpoint.save(workdir / BEST, best.step, state.best_variables, saved)
 
 
-def _check_finite(
-    state: TrainState,
-    done: int,
-    learning_rate: Callable[[int], Any],
-    workdir: pathlib.Path,
-) -> None:
-    """Raises before a state that can only give NaN takes the place of a good one."""
+def _not_finite(state: TrainState) -> str:
+    """What of a state can only give NaN, before it takes the place of a good one."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         if is_float and not np.isfinite(np.asarray(leaf)).all():
-            what = f"{jax.tree_util.keystr(path)} is no longer finite"
-            raise _diverged(what, done - 1, learning_rate, workdir)
+            return f"{jax.tree_util.keystr(path)} is no longer finite"
+    return ""
 
 
 def _diverged(
-    what: str,
-    step: int,
-    learning_rate: Callable[[int], Any],
-    workdir: pathlib.Path,
+    what: str, done: int, learning_rate: float, workdir: pathlib.Path
 ) -> ValueError:
     newest = checkpoint.latest_step(workdir / LATEST)
     good = "there is no checkpoint yet"
     if newest is not None:
         good = f"the last good checkpoint is step {newest} in {workdir / LATEST}"
-    rate = float(learning_rate(step))
     return ValueError(
-        f"{what} in step {step + 1}, at learning rate {rate:.3g}; {good}; begin anew "
-        "in another --workdir with a lower "
+        f"{what} in step {done}, at learning rate {learning_rate:.3g}; {good}; begin "
+        "anew in another --workdir with a lower "
         "--config.train.optimizer.learning_rate"
     )
 

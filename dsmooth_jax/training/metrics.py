@@ -1,4 +1,6 @@
-"""metrics.jsonl: one line for each validation of a run, without gaps or repeats.
+"""What is measured in steps, and metrics.jsonl: a line for each validation of a run.
+
+Lines come without gaps or repeats.
 
 A run that goes on from step t cuts off what was written after t, and writes it again.
 TensorBoard's files beside it, where asked for, likewise.
@@ -6,12 +8,58 @@ TensorBoard's files beside it, where asked for, likewise.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+from jaxtyping import Array
+
 from dsmooth_jax.storage.files import write_whole
+
+
+class Means:
+    """Means of the metrics of each step since the last validation.
+
+    Sums are float64 and grow step by step, so that when they are read from the device
+    or from a checkpoint makes no difference.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
+        self.sums, self.count = dict(sums or {}), count
+        self.learning_rate = math.nan  # the last step's
+        self.unread: list[dict[str, Array]] = []  # still on the device
+
+    def read(self, done: int) -> tuple[str, int] | None:
+        """Adds the metrics that are unread.
+
+        Args:
+          done: steps taken.
+
+        Returns:
+          What is not finite, and the number of its step, from 1; None where all is.
+        """
+        first = done - len(self.unread) + 1
+        for step, measured in enumerate(jax.device_get(self.unread), start=first):
+            self.learning_rate = float(measured.pop("learning_rate"))
+            for name, value in measured.items():
+                if not np.isfinite(value):
+                    return f"the {name} became {float(value)}", step
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.count += 1
+        self.unread = []
+        return None
+
+    def values(self) -> dict[str, float]:
+        """The means."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"sums": self.sums, "count": self.count}
 
 
 def cut(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

@@ -81,12 +81,14 @@ def make_train_step(
     ema_decay: float = 0.0,
     precision: str = "float32",
     num_accumulated: int = 1,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """Builds the pure function (state, images, labels, key) -> (state, metrics).
 
     ``images`` are uint8 or floating [B, H, W, C], ``labels`` integers [B], ``key`` the
     run's (the step's is derived from it). Metrics are "loss" and "accuracy", means over
-    the images of the batch, ablated or partly hidden, scalars on the device.
+    the images of the batch, ablated or partly hidden, scalars on the device; and
+    "learning_rate" where a schedule is given.
 
     Args:
       classifier: what is trained.
@@ -102,6 +104,7 @@ def make_train_step(
         must divide B. Memory is that of a part, and the gradient the mean of theirs: of
         a network without batch normalisation the gradient of the whole batch (up to
         the random numbers, which each part draws for itself).
+      schedule: of the optimizer's learning rate, to report it.
 
     Raises:
       ValueError: a loss on a margin without its sets; a precision or a number of
@@ -123,6 +126,9 @@ def make_train_step(
             loss_fn, num_accumulated, state.variables, augmented, labels, ablate_key
         )
         params = state.variables["params"]
+        if schedule is not None:
+            rate = jnp.asarray(schedule(state.step), jnp.float32)
+            metrics = {**metrics, "learning_rate": rate}
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         variables = {
             "params": optax.apply_updates(params, updates),

@@ -1,0 +1,140 @@
+"""Certifies a trained classifier against adversarial patches, and reports it.
+
+    python certify.py --workdir=runs/mnist5k --patches=2x2,5x5
+    python certify.py --scores=runs/mnist5k/certify/test/scores --patches=3x7,2%
+    python certify.py --compare=runs/a,runs/b
+
+The first form scores every ablation of every test image (the only costly part; a
+killed run goes on where it was) and keeps the scores; the second only asks them again:
+other patches, votings, settings, several patches at once. Written beside them:
+report.html, figures, rows.csv (a row for each image), summary.json, and what else was
+asked. The third sets runs on the same images side by side.
+"""
+
+import functools
+from typing import Any
+
+from absl import flags
+
+from dsmooth_jax import distributed
+from dsmooth_jax.checks import check_count, check_installed, user_path
+from dsmooth_jax.commands import cli
+from dsmooth_jax.commands.certification import (
+    ask,
+    certify_scores,
+    certify_workdir,
+    compare_runs,
+)
+from dsmooth_jax.voting import (
+    VOTINGS,
+    check_strength,
+    check_threshold,
+    check_voting,
+)
+
+
+def main() -> None:
+    """The command."""
+    _define_flags()
+    cli.explain(__doc__, __name__)
+    cli.run(cli.program(), _main)
+
+
+def _define_flags() -> None:
+    text, number, size = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
+    text("workdir", None, "Folder of a training run, to certify its best.")
+    text("scores", None, "Instead of --workdir: scores that are there.")
+    flags.DEFINE_list("compare", None, "Instead: two or more workdirs or scores.")
+    text(
+        "patches",
+        "2x2,5x5",
+        "HEIGHTxWIDTH in pixels, P% of the image, or squares (all).",
+    )
+    size("area", None, "Also: any rectangle of at most so many pixels.")
+    size("num_patches", 1, "Also: so many patches of each kind at once.")
+    votings = f"{', '.join(VOTINGS)}; threshold and graded side by side if unset."
+    text("voting", None, votings)
+    number("threshold", None, "Least score that is a vote, in (0, 1].")
+    number("strength", None, "Strength of graded votes, in [1, 100].")
+    text("thresholds", "", "Also: a sweep over these, into sweep.csv.")
+    text("strengths", "", "Also: a sweep over these, into sweep.csv.")
+    close = "Scores this close to a vote's edge count for the attacker too."
+    number("tolerance", 1e-6, close)
+    flags.DEFINE_bool(
+        "maps", False, "Also: maps.npz, the first patch at each placement."
+    )
+    flags.DEFINE_bool("report", True, "Draw figures and write report.html.")
+    text("split", "test", "Which images: test, validation or train.")
+    size("num_images", None, "Only so many, evenly spread over the split.")
+    text("out", None, "Where to write; WORKDIR/certify/SPLIT if unset.")
+    cli.define_data_dir()
+    cli.define_peers()
+    flags.DEFINE_bool("overwrite", False, "Score anew, whatever scores are there.")
+    size("batch_size", 32, "Images scored at a time; speed only.")
+    size("chunk_size", 8, "Ablations of each at a time; speed only.")
+
+
+def _main(_: list[str]) -> None:
+    given = flags.FLAGS
+    asked = [name for name in ("workdir", "scores", "compare") if given[name].value]
+    if len(asked) != 1:
+        raise ValueError(
+            "give either --workdir, --scores or --compare; for example "
+            "--workdir=runs/demo"
+        )
+    # What cannot be is refused before the costly part, and leaves nothing behind.
+    for name in ("batch_size", "chunk_size", "num_patches"):
+        check_count(f"--{name}", given[name].value)
+    if given.voting is not None:
+        check_voting(given.voting)
+    sweeps: dict[str, Any] = {}
+    for name, check in (("threshold", check_threshold), ("strength", check_strength)):
+        sweeps[f"{name}s"] = cli.parse_numbers(
+            f"--{name}s", given[f"{name}s"].value or ""
+        )
+        for value in sweeps[f"{name}s"]:
+            check(value)
+        if given[name].value is not None:
+            check(given[name].value)
+    if given.report or given.compare:
+        check_installed("matplotlib", "jinja2")
+    out = None if given.out is None else user_path("--out", given.out)
+    if given.compare:
+        compare_runs(
+            [str(user_path("--compare", path)) for path in given.compare],
+            patches=given.patches,
+            voting=given.voting,
+            split=given.split,
+            out=out,
+        )
+        return
+    asks = functools.partial(
+        ask,
+        patches=given.patches,
+        area=given.area,
+        num_patches=given.num_patches,
+        votings=(given.voting,) if given.voting else ("threshold", "graded"),
+        threshold=given.threshold,
+        strength=given.strength,
+        tolerance=given.tolerance,
+        **sweeps,
+        has_maps=given.maps,
+        has_figures=given.report,
+    )
+    if given.scores:
+        certify_scores(user_path("--scores", given.scores), asks, out=out)
+        return
+    peers = distributed.Peers(**cli.peer_flags())
+    with distributed.session(peers, is_preemptible=False):
+        distributed.check_devices()
+        certify_workdir(
+            user_path("--workdir", given.workdir),
+            asks,
+            out=out,
+            split=given.split,
+            data_dir=cli.data_dir(),
+            num_images=given.num_images,
+            is_anew=given.overwrite,
+            batch_size=given.batch_size,
+            chunk_size=given.chunk_size,
+        )

@@ -1,0 +1,59 @@
+"""What validation chose: it can be compared, printed, and kept with a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dsmooth_jax.voting import Voting
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A voting with its settings, and what it reaches on validation images.
+
+    Attributes:
+      voting: "threshold" or "graded".
+      threshold: of threshold votes.
+      strength: of graded votes.
+      patch: (height, width) in pixels, that they were chosen for.
+      clean_accuracy: in [0, 1], as are the others.
+      certified_accuracy: against the patch.
+      base_accuracy: of single ablations.
+      step: the steps taken by then; 0 before it is known.
+    """
+
+    voting: Voting
+    threshold: float
+    strength: float
+    patch: tuple[int, ...]
+    clean_accuracy: float
+    certified_accuracy: float
+    base_accuracy: float
+    step: int = 0
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Choice":
+        """Reads what `to_json` gave."""
+        return cls(**{**record, "patch": tuple(record["patch"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps, and a line of metrics.jsonl."""
+        record = dataclasses.asdict(self)
+        return {"step": record.pop("step"), **record, "patch": list(self.patch)}
+
+    def is_at_least(self, other: "Choice") -> bool:
+        """Whether it certifies more; where as much, whether it is right as often."""
+        one, two = (
+            (choice.certified_accuracy, choice.clean_accuracy)
+            for choice in (self, other)
+        )
+        return one >= two
+
+    def __str__(self) -> str:
+        patch = "x".join(map(str, self.patch))
+        setting = "strength" if self.voting == "graded" else "threshold"
+        return (
+            f"validation: clean {100 * self.clean_accuracy:.1f} %, "
+            f"certified {100 * self.certified_accuracy:.1f} % at {patch} "
+            f"({self.voting}, {setting} {getattr(self, setting):g})"
+        )

@@ -1,0 +1,268 @@
+"""A training run, from a config to a workdir: data, classifier, step, validation."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dsmooth_jax import data, distributed, distributed_scoring, models
+from dsmooth_jax.ablation import Ablation, ablation_from_json, thinned
+from dsmooth_jax.checks import check_installed, user_path
+from dsmooth_jax.data import Batch, Dataset
+from dsmooth_jax.evaluation import base_accuracy, choose_voting
+from dsmooth_jax.evidence import design_masks
+from dsmooth_jax.models import BaseClassifier, Variables
+from dsmooth_jax.models.weights import load_weights
+from dsmooth_jax.report import figures, plot_style
+from dsmooth_jax.scoring import ScoresFn
+from dsmooth_jax.storage import checkpoint, files, provenance
+from dsmooth_jax.storage.files import PathLike
+from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
+from dsmooth_jax.threat import Patch, touched
+from dsmooth_jax.training import loop, optimizers
+from dsmooth_jax.training.choice import Choice
+from dsmooth_jax.training.config import Config, TrainConfig, to_json
+from dsmooth_jax.training.ownership import check_free, locked
+from dsmooth_jax.training.step import TrainStep, init_state, make_train_step
+from dsmooth_jax.types import ImageSize
+
+
+def train(
+    config: Config,
+    workdir: PathLike,
+    *,
+    data_dir: str | None = None,
+    save_every: int = 1000,
+    has_tensorboard: bool = False,
+) -> loop.Outcome:
+    """Trains a base classifier; goes on with what lies in the workdir.
+
+    Whatever cannot be is refused before anything is written. All processes of a run
+    call this; the first one prints and writes.
+
+    Args:
+      config: what to train.
+      workdir: where to; made if missing.
+      data_dir: where the data are; TFDS's own folder if None.
+      save_every: steps between checkpoints; it changes nothing but what a kill costs.
+      has_tensorboard: whether to log for TensorBoard, too.
+
+    Returns:
+      How far it got; not finished where SIGTERM asked to stop.
+
+    Raises:
+      ModuleNotFoundError: what draws the curve, or logs, is not installed.
+      CheckpointError: a checkpoint cannot be read or written.
+      TypeError, ValueError: data, patches or a batch that do not fit; a workdir of
+        another run; a loss that is no longer finite.
+    """
+    workdir, record_of_config = pathlib.Path(workdir), to_json(config)
+    distributed.check_batch_size(config.train.batch_size)
+    check_installed("matplotlib", *["tensorboardX"] * has_tensorboard)
+    train_set, validation_set = (
+        data.load(split=split, data_dir=data_dir, **record_of_config["data"])
+        for split in ("train", "validation")
+    )
+    if distributed.is_first():
+        print(train_set, flush=True)
+    record = make_record(record_of_config, train_set, validation_set)
+    check_free(workdir, record)
+    plan = make_plan(config, len(train_set), save_every, has_tensorboard)
+    ablation = ablation_from_json(record["ablation"])
+    classifier = models.build(
+        record["model"],
+        ablation=ablation,
+        image_shape=train_set.image_shape,
+        num_classes=train_set.num_classes,
+    )
+    optimizer, schedule = optimizers.make_optimizer(
+        config.train.optimizer,
+        num_epochs=config.train.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+    image_size = train_set.image_shape[:2]
+    train_step = make_step(config, classifier, optimizer, schedule, image_size)
+    sets = sets_for("validation", config.validation.patch, record, image_size)
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    given = None
+    if config.train.init_from:
+        given, record["init_from"] = first_variables(config.train, classifier)
+
+    def validate(variables: Variables) -> Choice:
+        scores_fn = classifier.scores_fn(variables)
+        return choose(scores_fn, validation_set, config.validation.patch, sets)
+
+    with locked("--workdir", workdir, "train.lock"):
+        if distributed.is_first():
+            ids = "".join(f"{i}\n" for i in validation_set.ids)
+            for path, text in (
+                (workdir / CONFIG, json.dumps(record_of_config, indent=2) + "\n"),
+                (workdir / VALIDATION_IDS, ids),
+            ):
+                files.write_whole(path, text.encode())
+        distributed.check_shared(workdir / CONFIG)
+        outcome = loop.run(
+            workdir,
+            plan,
+            record,
+            init_state(
+                classifier,
+                optimizer,
+                init_key,
+                variables=given,
+                has_average=config.train.ema_decay > 0,
+            ),
+            train_step,
+            functools.partial(read_batches, config, train_set),
+            validate,
+            key=step_key,
+        )
+    if distributed.is_first() and outcome.lines:
+        plot_style.write_figure(figures.curve_figure(outcome.lines), workdir / CURVE)
+    return outcome
+
+
+def make_plan(
+    config: Config, num_images: int, save_every: int, has_tensorboard: bool
+) -> loop.Plan:
+    """How long the run is."""
+    settings = config.train
+    epoch = num_images / settings.batch_size  # steps, not always whole
+    if not (num_steps := round(settings.epochs * epoch)):
+        raise ValueError(
+            f"train.epochs={settings.epochs} of {num_images} images is no step of "
+            f"train.batch_size={settings.batch_size}; train longer"
+        )
+    return loop.Plan(
+        num_steps=num_steps,
+        steps_per_epoch=epoch,
+        validate_every=config.validation.every_epochs * epoch,
+        save_every=save_every,
+        tensorboard=has_tensorboard,
+    )
+
+
+def make_record(
+    config: Mapping[str, Any], train_set: Dataset, validation_set: Dataset
+) -> dict[str, Any]:
+    """What every checkpoint says of itself, plain JSON."""
+    return {
+        "model": config["model"],
+        "ablation": config["ablation"],
+        "image_shape": list(train_set.image_shape),
+        "num_classes": train_set.num_classes,
+        "class_names": list(train_set.class_names),
+        "data": config["data"],
+        "fingerprints": {s.split: s.fingerprint for s in (train_set, validation_set)},
+        "config": config,
+        "versions": provenance.versions(),
+    }
+
+
+def make_step(
+    config: Config,
+    classifier: BaseClassifier,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    image_size: ImageSize,
+) -> TrainStep:
+    """The pure step that a config describes."""
+    settings, loss = config.train, config.train.loss
+    sets = None
+    if loss.name != "cross_entropy":
+        make = design_masks if loss.name == "double_masked" else touched
+        record = to_json(config)
+        sets = sets_for("train.loss", loss.patch, record, image_size, loss.every, make)
+    return make_train_step(
+        classifier,
+        optimizer,
+        settings.augment,
+        loss,
+        sets=sets,
+        ema_decay=settings.ema_decay,
+        precision=settings.precision,
+        num_accumulated=settings.num_accumulated,
+        schedule=schedule,
+    )
+
+
+def sets_for(
+    part: str,
+    patch: Sequence[int],
+    record: Mapping[str, Any],
+    image_size: ImageSize,
+    every: int = 1,
+    make: Callable[[Ablation, Patch, ImageSize], np.ndarray] = touched,
+) -> np.ndarray:
+    """The touched sets or the masks, as `make`, of the patch that a part names."""
+    ablation = thinned(ablation_from_json(record["ablation"]), every)
+    try:
+        return make(ablation, Patch(*patch), image_size)
+    except ValueError as error:
+        raise ValueError(f"{part}.patch={list(patch)}: {error}") from None
+
+
+def read_batches(
+    config: Config, train_set: Dataset, start: int, stop: int
+) -> Iterator[Batch]:
+    """This process's part of the batches of steps start..stop-1."""
+    return data.batches(
+        train_set,
+        config.train.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=stop,
+        share=distributed.share(),
+    )
+
+
+def first_variables(
+    settings: TrainConfig, classifier: BaseClassifier
+) -> tuple[Variables, str]:
+    """Variables to begin with, of another run or of a file, and a checksum of them."""
+    path = user_path("train.init_from", settings.init_from)
+    if path.is_file():
+        normal = {
+            name: value
+            for name in ("mean", "std")
+            if (value := getattr(settings, f"init_{name}")) is not None
+        }
+        try:
+            given = load_weights(
+                path, classifier, has_head=settings.init_head, **normal
+            )
+        except ValueError as error:
+            raise ValueError(f"train.init_from: {error}") from None
+        return given, hashlib.sha256(path.read_bytes()).hexdigest()
+    folder = path / BEST
+    target = jax.eval_shape(classifier.init, jax.random.key(0))
+    try:
+        return checkpoint.restore(folder, target)[0], checkpoint.fingerprint(folder)
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"train.init_from={path}: {error}") from None
+
+
+def choose(
+    scores_fn: ScoresFn,
+    validation_set: Dataset,
+    patch: Sequence[int],
+    sets: np.ndarray,
+) -> Choice:
+    """Chooses voting, threshold and strength on validation images."""
+    scores = distributed_scoring.score_together(scores_fn, validation_set.images)
+    chosen = choose_voting(scores, validation_set.labels, sets)
+    return Choice(
+        voting=chosen.voting,
+        threshold=chosen.threshold,
+        strength=chosen.strength,
+        patch=tuple(patch),
+        clean_accuracy=chosen.evaluation.clean.value,
+        certified_accuracy=chosen.evaluation.certified.value,
+        base_accuracy=base_accuracy(scores, validation_set.labels),
+    )
