@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
-from dsmooth_jax.storage.shards import MANIFEST, Shards, StoreError
+from dsmooth_jax.storage.shards import MANIFEST, S, Shards, StoreError
 from dsmooth_jax.types import Scores
 
 _FILES = re.compile(
@@ -27,7 +27,7 @@ _FILES = re.compile(
 )
 
 
-def take_up(path: pathlib.Path, create: Callable[[], Shards]) -> Shards:
+def take_up(path: pathlib.Path, create: Callable[[], S]) -> S:
     """Begins a store or takes it up, in every process.
 
     Args:
