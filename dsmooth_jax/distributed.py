@@ -157,6 +157,13 @@ def check_same(what: str, text: str) -> None:
         )
 
 
+def agreed(answer: bool) -> bool:
+    """The first process's answer, in all of them."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
 def check_shared(path: pathlib.Path) -> None:
     """Raises ValueError in every process unless all see what the first one wrote."""
     barrier(f"{path.name} written")

@@ -27,19 +27,20 @@ from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
-flags.DEFINE_string("out", None, "Where to write; must not exist.", required=True)
-flags.DEFINE_string("data_dir", None, "Where the data set is; its default if unset.")
 
 
 def main(_):
     workdir, out = pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.out)
     if out.exists():
         raise ValueError(f"--out={out} exists already; give another or remove it")
+    ship(workdir, out, FLAGS.data_dir)
+
+
+def ship(workdir, out, data_dir):
     classifier, variables, record = restore_base(workdir)
     rounded = jax.tree.map(round_to_half, variables)
     ablation = ablation_from_json(record["ablation"])
-    compare(classifier, ablation, variables, rounded, record)
+    compare(classifier, ablation, variables, rounded, record, data_dir)
     step = checkpoint.latest_step(workdir / BEST)
     checkpoint.save(out / BEST, step, rounded, {**record, "rounded_to": "float16"})
     # Orbax says in it which folder of this machine it wrote.
@@ -59,8 +60,8 @@ def round_to_half(leaf):
     return rounded
 
 
-def compare(classifier, ablation, variables, rounded, record):
-    images = data.load(split="validation", data_dir=FLAGS.data_dir, **record["data"])
+def compare(classifier, ablation, variables, rounded, record, data_dir):
+    images = data.load(split="validation", data_dir=data_dir, **record["data"])
     touched = ds.touched(ablation, ds.Patch(*record["patch"]), images.image_shape[:2])
     scores = [
         ds.score(classifier.scores_fn(v), images.images) for v in (variables, rounded)
@@ -92,4 +93,9 @@ def compare(classifier, ablation, variables, rounded, record):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+    flags.DEFINE_string("out", None, "Where to write; must not exist.", required=True)
+    flags.DEFINE_string(
+        "data_dir", None, "Where the data set is; its default if unset."
+    )
     cli.run("scripts.ship", main)

@@ -108,6 +108,7 @@ HOUSE = [
             "ownership",
             "choice",
             "metrics",
+            "feeding",
             "loop",
             "run",
         ],

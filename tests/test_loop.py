@@ -19,9 +19,10 @@ from processes import finish, free_port, start
 
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError
-from dsmooth_jax.storage.workdir import BEST, LATEST
-from dsmooth_jax.training import loop, metrics
+from dsmooth_jax.storage.workdir import BEST, LATEST, METRICS
+from dsmooth_jax.training import feeding, loop, metrics
 from dsmooth_jax.training.choice import Choice
+from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.loop import Plan
 from dsmooth_jax.training.step import TrainState
 
@@ -70,7 +71,7 @@ def run(workdir, plan=PLAN, record=RECORD, step=train_step, read=batches):
         record,
         first_state(),
         step,
-        read,
+        read if isinstance(read, Resident) else Streamed(read),
         validate,
         key=jax.random.key(7),
     )
@@ -154,10 +155,101 @@ def test_sigterm_saves_and_leaves(tmp_path, whole):
             yield batch
 
     outcome = run(tmp_path, read=read)
-    assert not outcome.is_finished and outcome.step == 11
-    assert checkpoint.latest_step(tmp_path / LATEST) == 11
-    assert run(tmp_path).num_taken == 12
+    # That batch was read while the step before was taken.
+    assert not outcome.is_finished and outcome.step in (10, 11)
+    assert checkpoint.latest_step(tmp_path / LATEST) == outcome.step
+    assert run(tmp_path).num_taken == 23 - outcome.step
     assert ending(tmp_path) == whole
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (7, 2, 2, 1), np.uint8)
+LABELS = np.arange(7) % 3
+
+
+def resident(at=None, asked=None):
+    """Images that stay on the device, from which a kill may keep a step's rows."""
+
+    def rows(start, stop):
+        if at is not None and start <= at < stop:
+            raise InterruptedError("as if killed")
+        if asked is not None:
+            asked.append(stop - start)
+        steps = [np.random.default_rng(step) for step in range(start, stop)]
+        return np.array([rng.integers(0, 7, 4) for rng in steps])
+
+    return Resident(IMAGES, LABELS, rows)
+
+
+def one_by_one(start, stop):
+    """The same images, batch by batch."""
+    for rows in resident().rows(start, stop):
+        yield IMAGES[rows], LABELS[rows]
+
+
+def many(steps_per_call, save_every=3):
+    return Plan(23, 4.5, 4.5, save_every, steps_per_call=steps_per_call)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2, 100])
+def test_steps_in_one_call_are_those_taken_one_by_one(tmp_path, steps_per_call):
+    """Images in order, random numbers, metrics, choices; parameters to rounding."""
+    run(tmp_path / "one", read=one_by_one)
+    run(tmp_path / "many", many(steps_per_call), read=resident())
+    one, several = (
+        checkpoint.restore(tmp_path / name / LATEST, first_state())[0]
+        for name in ("one", "many")
+    )
+    chex.assert_trees_all_close(one, several, rtol=1e-6)
+    first, second = (
+        [json.loads(x) for x in (tmp_path / name / METRICS).read_text().splitlines()]
+        for name in ("one", "many")
+    )
+    for line, other in zip(first, second, strict=True):
+        assert line == {**other, "loss": line["loss"], "accuracy": line["accuracy"]}
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("kills", [[2], [4, 5, 6], [7, 13, 22]])
+def test_no_result_depends_on_where_calls_end(tmp_path, kills):
+    """Killed and not, checkpoints often and seldom: the same bits."""
+    plan, seldom = many(4), many(4, save_every=1000)
+    run(tmp_path / "whole", seldom, read=resident())
+    for step in kills:
+        with pytest.raises(InterruptedError):
+            run(tmp_path / "killed", plan, read=resident(at=step))
+    assert run(tmp_path / "killed", plan, read=resident()).is_finished
+    assert ending(tmp_path / "killed") == ending(tmp_path / "whole")
+
+
+def test_calls_grow_on_an_accelerator_and_end_where_checkpoints_fall(
+    tmp_path, monkeypatch
+):
+    """Twice as long each time while they are short; one step each on a CPU."""
+    monkeypatch.setattr(feeding, "CALL_SECONDS", 100.0)
+    asked = []
+    run(tmp_path / "cpu", many(None), read=resident(asked=asked))
+    assert asked == [1] * 23
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    asked.clear()
+    run(tmp_path / "gpu", many(None, save_every=1000), read=resident(asked=asked))
+    assert asked == [1, 1, 2, 1, 4, 5, 4, 5]  # 5, 9, 14, 18, 23 are validated
+    asked.clear()
+    monkeypatch.setattr(feeding, "CALL_SECONDS", 0.0)
+    run(tmp_path / "slow", many(None, save_every=1000), read=resident(asked=asked))
+    assert asked == [1] * 23
+
+
+def test_images_stay_on_a_device_that_has_room(monkeypatch):
+    """A quarter of its memory, or any number where JAX does not say."""
+
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": limit}
+
+    assert feeding.fits(IMAGES)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    for limit in (4 * IMAGES.nbytes, 4 * IMAGES.nbytes - 1):
+        assert feeding.fits(IMAGES) == (limit == 4 * IMAGES.nbytes)
 
 
 def damage(folder):
@@ -205,8 +297,9 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert ending(tmp_path) == before
 
 
+@pytest.mark.parametrize("read", [batches, resident()], ids=["one", "many"])
 @pytest.mark.parametrize("is_parameter", [False, True])
-def test_what_is_not_finite_stops_the_run(tmp_path, is_parameter):
+def test_what_is_not_finite_stops_the_run(tmp_path, is_parameter, read):
     """NaN: the step, the learning rate, and a last checkpoint that is still good."""
 
     def step(state, images, labels, key):
@@ -221,9 +314,9 @@ def test_what_is_not_finite_stops_the_run(tmp_path, is_parameter):
     what = r"\.variables\['params'\]\['w'\] is no longer finite in step 8"
     what = what if is_parameter else "the loss became nan in step 8"
     match = f"{what}, at learning rate 0.1; the last good checkpoint is step 4 in "
-    plan = Plan(num_steps=23, steps_per_epoch=4.5, validate_every=9, save_every=4)
+    plan = Plan(23, 4.5, validate_every=9, save_every=4, steps_per_call=4)
     with pytest.raises(ValueError, match=match):
-        run(tmp_path, plan=plan, step=step)
+        run(tmp_path, plan=plan, step=step, read=read)
     state, _ = checkpoint.restore(tmp_path / LATEST, first_state())
     assert int(state.step) == 4
     chex.assert_tree_all_finite(state)
@@ -369,7 +462,13 @@ def test_tensorboard_is_written_when_asked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_steps": 0}, {"validate_every": 0}, {"save_every": 0}]
+    "changes",
+    [
+        {"num_steps": 0},
+        {"validate_every": 0},
+        {"save_every": 0},
+        {"steps_per_call": 0},
+    ],
 )
 def test_plans_that_cannot_be_are_refused(changes):
     """By name and value."""

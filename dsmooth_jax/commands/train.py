@@ -45,6 +45,9 @@ def _define_flags() -> None:
     cli.define_data_dir()
     flags.DEFINE_bool("tensorboard", False, "Log for TensorBoard, too (tensorboardX).")
     flags.DEFINE_integer("save_every", 1000, "Steps between checkpoints; safety only.")
+    flags.DEFINE_integer(
+        "steps_per_call", None, "Steps in one call to the device; speed only."
+    )
     cli.define_peers()
 
 
@@ -66,6 +69,7 @@ def _main(_: list[str]) -> None:
             data_dir=cli.data_dir(),
             save_every=given.save_every,
             has_tensorboard=given.tensorboard,
+            steps_per_call=given.steps_per_call,
         )
         if not distributed.is_first():
             return

@@ -16,26 +16,25 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
 from dsmooth_jax import distributed
 from dsmooth_jax.checks import check_range
-from dsmooth_jax.data import Batch
 from dsmooth_jax.models import Variables
 from dsmooth_jax.storage import checkpoint, provenance
 from dsmooth_jax.storage.checkpoint import DamagedCheckpointError
 from dsmooth_jax.storage.workdir import BEST, LATEST, METRICS, TENSORBOARD
-from dsmooth_jax.training import metrics
+from dsmooth_jax.training import feeding, metrics
 from dsmooth_jax.training.choice import Choice
+from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.metrics import Means
 from dsmooth_jax.training.ownership import check_free
 from dsmooth_jax.training.step import TrainState, TrainStep
@@ -54,6 +53,8 @@ class Plan:
       save_every: steps from one checkpoint to the next, >= 1, besides those after each
         validation; it changes nothing but what a kill costs.
       tensorboard: whether to log for TensorBoard, too.
+      steps_per_call: steps that the device takes before it asks the host for more, >=
+        1; None: what suits it. It only runs faster.
     """
 
     num_steps: int
@@ -61,12 +62,25 @@ class Plan:
     validate_every: float
     save_every: int = 1000
     tensorboard: bool = False
+    steps_per_call: int | None = None
 
     def __post_init__(self) -> None:
         check_range("num_steps", self.num_steps, least=1)
         check_range("steps_per_epoch", self.steps_per_epoch, above=0)
         check_range("validate_every", self.validate_every, above=0)
         check_range("--save_every", self.save_every, least=1)
+        if self.steps_per_call is not None:
+            check_range("--steps_per_call", self.steps_per_call, least=1)
+
+    def is_validated(self, done: int) -> bool:
+        """Whether a validation follows after so many steps."""
+        # Whether the last of them completes an interval, which may be 2.5.
+        done_before = (done - 1) // self.validate_every
+        return done == self.num_steps or done // self.validate_every > done_before
+
+    def is_saved(self, done: int) -> bool:
+        """Whether a checkpoint does."""
+        return self.is_validated(done) or done % self.save_every == 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def run(
     record: Mapping[str, Any],
     state: TrainState,
     train_step: TrainStep,
-    batches: Callable[[int, int], Iterator[Batch]],
+    feed: Resident | Streamed,
     validate: Callable[[Variables], Choice],
     *,
     key: Key[Array, ""],
@@ -113,7 +127,7 @@ def run(
         "fingerprints" must be those of the run in the workdir.
       state: the first one.
       train_step: pure; its metrics hold "loss" and "learning_rate".
-      batches: (first step, one more than the last) -> this process's part of each.
+      feed: where the images come from.
       validate: variables -> the choice, the same in all processes. The best is kept,
         the later one of equals.
       key: the run's, of JAX's default kind.
@@ -127,12 +141,6 @@ def run(
     check_free(workdir, record)
     is_first = distributed.is_first()
     mesh = distributed.batch_mesh()
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def step_with(state: TrainState, images: Array, labels: Array, data: Array) -> Any:
-        return train_step(state, images, labels, jax.random.wrap_key_data(data))
-
-    step_fn = jax.jit(step_with, donate_argnums=0, out_shardings=everywhere)
     resumed = _resume(workdir, state, record)
     keys = ("config", "fingerprints")
     distributed.check_same("config", json.dumps({key: record[key] for key in keys}))
@@ -150,27 +158,34 @@ def run(
     means = resumed.means
     begun = time.time()
     logs = workdir / TENSORBOARD if plan.tensorboard and is_first else None
-    steps = tqdm(
-        range(first, last),
+    bar = tqdm(
         initial=first,
         total=last,
         unit="step",
         disable=not (sys.stderr.isatty() and is_first),
     )
+    pace = feeding.Pace(feed, plan.steps_per_call)
+    take = feed.start(train_step, mesh, key_data, range(first, last), pace.most)
+    done, num_calls = first, 0
     with (
+        bar,
         distributed.stop_requested() as stop_requested,
         metrics.tensorboard(logs, first) as log,
     ):
-        for step, (images, labels) in zip(steps, batches(first, last), strict=True):
-            batch = distributed.spread((images, labels.astype(np.int32)), mesh)
-            state, measured = step_fn(state, *batch, key_data)
-            means.unread.append(measured)
-            done = step + 1
-            is_validated = done == last or _passes(done, plan.validate_every)
-            stops = stop_requested(done)
-            is_saved = is_validated or stops or done % plan.save_every == 0
-            is_read = is_saved or len(means.unread) >= _READ_EVERY
-            if is_read and (wrong := means.read(done)):
+        while done < last:
+            count = 1
+            while count < pace.length and not plan.is_saved(done + count):
+                count += 1
+            state, measured = take(state, done, count)
+            means.unread.append((count, measured))
+            pace.follow(measured)
+            done, num_calls = done + count, num_calls + 1
+            bar.update(count)
+            is_validated = plan.is_validated(done)
+            stops = stop_requested(num_calls)
+            is_saved = stops or plan.is_saved(done)
+            is_read = is_saved or means.num_unread >= _READ_EVERY
+            if is_read and (wrong := means.read(done, is_all=is_saved)):
                 raise _diverged(*wrong, means.learning_rate, workdir)
             if is_saved and (what := _not_finite(state)):
                 raise _diverged(what, done, means.learning_rate, workdir)
@@ -289,11 +304,6 @@ def _diverged(
         "anew in another --workdir with a lower "
         "--config.train.optimizer.learning_rate"
     )
-
-
-def _passes(done: int, interval: float) -> bool:
-    """Whether the last of these steps completes an interval (which may be 2.5)."""
-    return done // interval > (done - 1) // interval
 
 
 def _local(variables: Variables) -> Variables:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from dsmooth_jax.storage.files import write_whole
@@ -31,26 +30,41 @@ class Means:
     def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
         self.sums, self.count = dict(sums or {}), count
         self.learning_rate = math.nan  # the last step's
-        self.unread: list[dict[str, Array]] = []  # still on the device
+        # Of each call its steps, and their metrics, still on the device.
+        self.unread: list[tuple[int, dict[str, Array]]] = []
 
-    def read(self, done: int) -> tuple[str, int] | None:
+    @property
+    def num_unread(self) -> int:
+        """Steps whose metrics are not read yet."""
+        return sum(count for count, _ in self.unread)
+
+    def read(self, done: int, *, is_all: bool = True) -> tuple[str, int] | None:
         """Adds the metrics that are unread.
 
         Args:
           done: steps taken.
+          is_all: whether to wait for the call that is running, too.
 
         Returns:
           What is not finite, and the number of its step, from 1; None where all is.
         """
-        first = done - len(self.unread) + 1
-        for step, measured in enumerate(jax.device_get(self.unread), start=first):
-            self.learning_rate = float(measured.pop("learning_rate"))
-            for name, value in measured.items():
-                if not np.isfinite(value):
-                    return f"the {name} became {float(value)}", step
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.count += 1
-        self.unread = []
+        step = done - self.num_unread
+        left = [] if is_all else self.unread[-1:]
+        ready = self.unread[: len(self.unread) - len(left)]
+        for (count, _), measured in zip(
+            ready, jax.device_get([measured for _, measured in ready]), strict=True
+        ):
+            rates = measured.pop("learning_rate")
+            for index in range(count):
+                step += 1
+                self.learning_rate = float(rates[index])
+                for name, values in measured.items():
+                    value = float(values[index])
+                    if not math.isfinite(value):
+                        return f"the {name} became {value}", step
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+            self.count += count
+        self.unread = left
         return None
 
     def values(self) -> dict[str, float]:

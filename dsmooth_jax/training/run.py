@@ -1,6 +1,5 @@
 """A training run, from a config to a workdir: data, classifier, step, validation."""
 
-import functools
 import hashlib
 import json
 import pathlib
@@ -15,6 +14,7 @@ from dsmooth_jax import data, distributed, distributed_scoring, models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, thinned
 from dsmooth_jax.checks import check_installed, user_path
 from dsmooth_jax.data import Batch, Dataset
+from dsmooth_jax.data.sampling import stream_indices
 from dsmooth_jax.evaluation import base_accuracy, choose_voting
 from dsmooth_jax.evidence import design_masks
 from dsmooth_jax.models import BaseClassifier, Variables
@@ -25,9 +25,10 @@ from dsmooth_jax.storage import checkpoint, files, provenance
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.training import loop, optimizers
+from dsmooth_jax.training import feeding, loop, optimizers
 from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.config import Config, TrainConfig, to_json
+from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.ownership import check_free, locked
 from dsmooth_jax.training.step import TrainStep, init_state, make_train_step
 from dsmooth_jax.types import ImageSize
@@ -40,6 +41,7 @@ def train(
     data_dir: str | None = None,
     save_every: int = 1000,
     has_tensorboard: bool = False,
+    steps_per_call: int | None = None,
 ) -> loop.Outcome:
     """Trains a base classifier; goes on with what lies in the workdir.
 
@@ -52,6 +54,8 @@ def train(
       data_dir: where the data are; TFDS's own folder if None.
       save_every: steps between checkpoints; it changes nothing but what a kill costs.
       has_tensorboard: whether to log for TensorBoard, too.
+      steps_per_call: steps that the device takes before it asks the host for more;
+        None: what suits it. It only runs faster.
 
     Returns:
       How far it got; not finished where SIGTERM asked to stop.
@@ -73,7 +77,13 @@ def train(
         print(train_set, flush=True)
     record = make_record(record_of_config, train_set, validation_set)
     check_free(workdir, record)
-    plan = make_plan(config, len(train_set), save_every, has_tensorboard)
+    plan = make_plan(
+        config,
+        len(train_set),
+        save_every=save_every,
+        tensorboard=has_tensorboard,
+        steps_per_call=steps_per_call,
+    )
     ablation = ablation_from_json(record["ablation"])
     classifier = models.build(
         record["model"],
@@ -119,7 +129,7 @@ def train(
                 has_average=config.train.ema_decay > 0,
             ),
             train_step,
-            functools.partial(read_batches, config, train_set),
+            make_feed(config, train_set),
             validate,
             key=step_key,
         )
@@ -128,10 +138,8 @@ def train(
     return outcome
 
 
-def make_plan(
-    config: Config, num_images: int, save_every: int, has_tensorboard: bool
-) -> loop.Plan:
-    """How long the run is."""
+def make_plan(config: Config, num_images: int, **options: Any) -> loop.Plan:
+    """How long the run is; options as of `loop.Plan`."""
     settings = config.train
     epoch = num_images / settings.batch_size  # steps, not always whole
     if not (num_steps := round(settings.epochs * epoch)):
@@ -143,8 +151,7 @@ def make_plan(
         num_steps=num_steps,
         steps_per_epoch=epoch,
         validate_every=config.validation.every_epochs * epoch,
-        save_every=save_every,
-        tensorboard=has_tensorboard,
+        **options,
     )
 
 
@@ -208,18 +215,29 @@ def sets_for(
         raise ValueError(f"{part}.patch={list(patch)}: {error}") from None
 
 
-def read_batches(
-    config: Config, train_set: Dataset, start: int, stop: int
-) -> Iterator[Batch]:
-    """This process's part of the batches of steps start..stop-1."""
-    return data.batches(
-        train_set,
-        config.train.batch_size,
-        seed=config.seed,
-        start=start,
-        stop=stop,
-        share=distributed.share(),
-    )
+def make_feed(config: Config, train_set: Dataset) -> Resident | Streamed:
+    """Where the images of each step come from: the device itself, if they fit there."""
+    batch_size, seed = config.train.batch_size, config.seed
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        positions = np.arange(start * batch_size, stop * batch_size)
+        found = stream_indices(positions, len(train_set), seed=seed)
+        return found.reshape(-1, batch_size)
+
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        return data.batches(
+            train_set,
+            batch_size,
+            seed=seed,
+            start=start,
+            stop=stop,
+            share=distributed.share(),
+        )
+
+    images = train_set.images
+    if isinstance(images, np.ndarray) and feeding.fits(images):
+        return Resident(images, train_set.labels, rows)
+    return Streamed(batches)
 
 
 def first_variables(
