@@ -288,19 +288,19 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     Args:
       record: "kind", the name of the class, and what the class takes.
 
-    Returns:
-      The ablation.
-
     Raises:
-      ValueError: an unknown kind, or arguments that the kind does not take.
+      ValueError: an unknown kind, arguments that it does not take, or lacks.
     """
     arguments, kinds = dict(record), {cls.__name__: cls for cls in _KINDS}
     if (kind := arguments.pop("kind", None)) not in kinds:
-        known = ", ".join(kinds)
-        raise ValueError(f"ablation kind={kind!r} is unknown; the kinds are {known}")
-    names = {field.name for field in dataclasses.fields(kinds[kind])}
+        raise ValueError(f"ablation kind={kind!r} must be one of {', '.join(kinds)}")
+    fields = dataclasses.fields(kinds[kind])
+    names = {field.name for field in fields}
     if unknown := set(arguments) - names:
         raise ValueError(f"{kind} takes {sorted(names)}, not {sorted(unknown)}")
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if lacking := needed - set(arguments):
+        raise ValueError(f"{kind} needs {sorted(lacking)}, too: give each a value")
     return kinds[kind](**arguments)
 
 

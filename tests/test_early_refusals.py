@@ -58,6 +58,26 @@ COMMANDS = {
         ["train.ema_decay=1.0", "< 1"],
     ),
     "negative seed": (training("seed=-1"), ["seed=-1", ">= 0"]),
+    "seed of no generator": (
+        training("data.seed=4294967296"),
+        ["data.seed=4294967296", "< 4294967296"],
+    ),
+    "size above any memory": (
+        training("data.size=(1000000,1000000)"),
+        ["data.size=(1000000, 1000000)", "67,108,864 pixels"],
+    ),
+    "steps that no counter holds": (
+        training("train.epochs=9e8"),
+        ["num_steps=", "< 2147483648"],
+    ),
+    "epochs that no number holds": (
+        training("train.epochs=1e308"),
+        ["train.epochs=1e+308"],
+    ),
+    "an ablation's kind alone": (
+        training("ablation.kind=Blocks"),
+        ["Blocks needs ['height']"],
+    ),
     "no step at all": (
         training("train.batch_size=1280000", "train.optimizer.warmup_epochs=0.0"),
         ["train.epochs=2", "3500 images", "train.batch_size=1280000"],

@@ -52,6 +52,25 @@ def sixteen_bit_rgb_png():
     )
 
 
+def sixteen_bit_bitmap(red, green, blue):
+    """A pixel in 5, 6 and 5 bits."""
+    pixels = struct.pack("<4H", *[red << 11 | green << 5 | blue] * 4)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(header)
+    return b"BM" + struct.pack("<IHHI", start + 8, 0, 0, start) + header + pixels
+
+
+def signed_tiff():
+    """Pillow reads -1 as 255."""
+    tags = {256: 6, 257: 4, 258: 8, 259: 1, 262: 1, 273: 134, 277: 1, 278: 4, 279: 24}
+    tags[339] = 2
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    assert len(head) == tags[273]
+    return head + GREY.tobytes()
+
+
 def oriented(value, pixels=COLOUR, form="PNG"):
     exif = Image.Exif()
     exif[0x0112] = value
@@ -80,6 +99,11 @@ TAKEN = {
         COLOUR,
     ),
     "bitmap": (file(COLOUR, "BMP"), COLOUR),
+    "bitmap of 5, 6 and 5 bits": (
+        sixteen_bit_bitmap(31, 0, 31),
+        np.broadcast_to(np.uint8([255, 0, 255]), (2, 2, 3)),
+    ),
+    "few greys": (b"P5 2 1 3 \0\3", np.array([[[0], [255]]])),
     "orientation that is none": (oriented(9), COLOUR),
     "broken exif": (file(COLOUR, exif=b"Exif\0\0no such thing"), COLOUR),
 }
@@ -90,6 +114,11 @@ REFUSED = {
     "16-bit": (file(GREY.astype(np.uint16) * 257), "I;16, 16 bits a channel"),
     "16-bit TIFF": (file(GREY.astype(np.uint16), "TIFF"), "I;16, 16 bits a channel"),
     "16-bit colour": (sixteen_bit_rgb_png(), "mode is RGB, 16 bits a channel"),
+    "deep PPM": (b"P6 1 1 65535 " + bytes(range(6)), "values up to 65535 a channel"),
+    "deep PPM in digits": (b"P3 1 1 1023 0 512 1023", "values up to 1023"),
+    "deep PGM": (b"P5 1 1 1023 " + bytes(2), "32-bit integers"),
+    "deep SGI": (file(COLOUR, "SGI", bpc=2), "16 bits"),
+    "signed": (signed_tiff(), "signed integers a channel"),
     "lab": (file(Image.new("LAB", (6, 4)), "TIFF"), "LAB"),
     "alpha": (file(with_alpha("RGBA", HALF)), "see-through.*mogrify"),
     "grey alpha": (file(with_alpha("LA", HALF)), "see-through"),

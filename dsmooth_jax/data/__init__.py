@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from dsmooth_jax.data.batches import Batch, batches
 from dsmooth_jax.data.dataset import Dataset, plain
-from dsmooth_jax.data.decoding import decode
+from dsmooth_jax.data.decoding import check_size, decode
 from dsmooth_jax.data.images import StoredImages, read_ahead
 from dsmooth_jax.data.sampling import batch_indices, stratified_split
 from dsmooth_jax.data.sources import open_source
@@ -96,8 +96,7 @@ def load(
         raise ValueError(f"name={name!r} is not UTF-8: rename the data set")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels!r} must be 1 (grey), 3 (RGB) or None")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size={size!r} must be (height, width) in pixels, or None")
+    height_and_width = None if size is None else check_size("size", size)
     part = test_split if split == "test" else "train"
     source = open_source(name, part, data_dir=data_dir)
     rows = np.arange(len(source.labels))
@@ -108,7 +107,7 @@ def load(
         content=source.content,
         rows=rows,
         ids=source.ids[rows],
-        size=None if size is None else (int(size[0]), int(size[1])),
+        size=height_and_width,
         channels=channels or source.channels,
     )
     # What is wrong with labels and names is said before all images are decoded.

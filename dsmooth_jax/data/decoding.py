@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from dsmooth_jax.checks import check_pair
+
 MOST_PIXELS = 2**28
 """The largest image that is decoded: 16,384 x 16,384, 0.8 GB in RGB."""
 
@@ -21,6 +23,7 @@ MOST_PIXELS_UNRESIZED = 2**26
 _GREY = ("1", "L", "LA", "La")
 _COLOURED = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 _DEEP = {"I": "32-bit integers", "F": "32-bit floating point"}
+_SAMPLE_FORMAT = 339  # the tag of TIFF: 1 is unsigned, 2 signed
 _LAYERED = ("MPO",)  # formats whose other pictures are views of the first
 
 _opening = threading.Lock()  # while Pillow's own limit is set aside, see `_open`
@@ -93,6 +96,17 @@ def decode(
     return pixels[..., None] if is_grey else pixels
 
 
+def check_size(name: str, size: Any) -> tuple[int, int]:
+    """Returns (height, width) to resize images to, or raises what is wrong with it."""
+    height, width = check_pair(name, size)
+    if height * width > MOST_PIXELS_UNRESIZED:
+        raise ValueError(
+            f"{name}={(height, width)} is more than {MOST_PIXELS_UNRESIZED:,} pixels; "
+            "give a smaller size"
+        )
+    return height, width
+
+
 def check_axes(name: str, shape: tuple[int, ...]) -> None:
     """Raises unless a shape can be [N, H, W, C], with at least one pixel.
 
@@ -132,10 +146,7 @@ def _open(stored: bytes | np.ndarray) -> Any:
             raise ValueError("it is no image file, or of an unknown kind") from None
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
-    # A PNG or TIFF of 16 bits a channel opens as RGB: only how it is read tells.
-    raw = " ".join([image.mode, *(str(tile[3]) for tile in image.tile)])
-    if image.mode in _DEEP or ";16" in raw:
-        kind = _DEEP.get(image.mode, "16 bits")
+    if kind := _DEEP.get(image.mode) or _unlike_8_bits(image):
         raise ValueError(
             f"its mode is {image.mode}, {kind} a channel; it must have 8 bits: convert "
             "it, choosing which values are black and white"
@@ -149,6 +160,20 @@ def _open(stored: bytes | np.ndarray) -> Any:
             "meant as a file of its own"
         )
     return image
+
+
+def _unlike_8_bits(image: Any) -> str:
+    """What 16 bits or signs are made 8 bits of without a word; "" where nothing is."""
+    # Such a PNG, TIFF, PPM or SGI opens as RGB or L: only how it is read tells.
+    for codec, _, _, how in image.tile:
+        *_, most = how if isinstance(how, tuple) else (how,)
+        # In BGR;16 a pixel has 16 bits, a channel 5 or 6.
+        if codec == "SGI16" or (";16" in str(how) and "BGR" not in str(how)):
+            return "16 bits"
+        if codec in ("ppm", "ppm_plain") and isinstance(most, int) and most > 255:
+            return f"values up to {most}"
+    signs = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1)
+    return "signed integers" if 2 in np.ravel(signs) else ""
 
 
 def _check_pixels(height: int, width: int, *, is_resized: bool) -> None:

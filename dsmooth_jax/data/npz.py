@@ -4,7 +4,7 @@ import pathlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 
 from dsmooth_jax.data.dataset import plain_texts
 from dsmooth_jax.data.decoding import check_axes
@@ -51,7 +51,7 @@ def open_npz(folder: pathlib.Path, name: str, part: str, *, train: str) -> Sourc
     )
     ids = np.array([f"{name}_{part}_{row:05d}" for row in range(len(labels))])
     if "ids" in fields:
-        ids = plain_texts(f"ids in {path}", fields["ids"])
+        ids = _names(path, "ids", fields)
     if ids.shape != labels.shape:
         raise ValueError(
             f"{path} has {len(labels)} labels but ids of shape {ids.shape}: one each"
@@ -94,9 +94,12 @@ def _read(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         # Zip, zlib, header and pickle each have errors of their own.
         except Exception as error:
             why = str(error) or type(error).__name__
-            if "allow_pickle" in why:
+            if "allow_pickle" in why:  # NumPy takes all that it does not know for such
                 why = "it holds Python objects, which are not loaded; save an array"
                 why += " of numbers or texts"
+                if not what:
+                    why = "it is no file of np.savez; make it by np.savez(FILE, "
+                    why += "images=..., labels=...)"
             raise ValueError(
                 f"{path} cannot be read as an npz file{what}: {why}"
             ) from error
@@ -120,19 +123,41 @@ def _labels(
             f"labels in {path} have shape {labels.shape} and dtype {labels.dtype}: "
             "they must be integers, one for each image"
         )
+    if labels.max() > np.iinfo(np.int64).max:  # of uint64, which would turn negative
+        raise ValueError(
+            f"labels in {path} go up to {labels.max()}: number the classes"
+        )
     return labels.astype(np.int64)
 
 
 def _class_names(path: pathlib.Path, fields: dict[str, np.ndarray]) -> tuple[str, ...]:
     if "class_names" not in fields:
         return ()
-    names = plain_texts(f"class_names in {path}", fields["class_names"])
-    return tuple(names.tolist())
+    return tuple(_names(path, "class_names", fields).tolist())
+
+
+def _names(
+    path: pathlib.Path, field: str, fields: dict[str, np.ndarray]
+) -> Shaped[np.ndarray, " n"]:
+    """Texts of a field, none of them twice."""
+    names = plain_texts(f"{field} in {path}", fields[field])
+    distinct, counts = np.unique(names, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"{field} in {path} have {str(distinct[np.argmax(counts)])!r} "
+            f"{counts.max()} times: they must differ"
+        )
+    return names
 
 
 def _count_classes(path: pathlib.Path, labels: Int64[np.ndarray, " N"]) -> int:
     """One more than the largest label, which few labels must not make absurd."""
     used, most = np.unique(labels), int(labels.max()) + 1
+    if used[0] < 0 or most < 2:
+        raise ValueError(
+            f"labels in {path} are {used[0]}..{used[-1]}: number two or more classes "
+            "from 0, or name them all in 'class_names'"
+        )
     if most > 2 * len(used):
         raise ValueError(
             f"labels in {path} go up to {most - 1}, but only {len(used)} of "

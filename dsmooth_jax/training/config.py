@@ -16,6 +16,7 @@ from ml_collections import config_dict
 
 from dsmooth_jax import models
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
+from dsmooth_jax.data.decoding import check_size
 from dsmooth_jax.training.augment import AugmentConfig
 from dsmooth_jax.training.losses import LossConfig
 from dsmooth_jax.training.optimizers import OptimizerConfig
@@ -42,10 +43,10 @@ class DataConfig:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_validation", "seed"):
-            check_range(f"data.{name}", getattr(self, name), least=0)
+        check_range("data.num_validation", self.num_validation, least=0)
+        check_range("data.seed", self.seed, least=0, below=2**32)
         if self.size is not None:
-            check_pair("data.size", self.size)
+            check_size("data.size", self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ class TrainConfig:
     init_std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        check_range("train.epochs", self.epochs, above=0)
+        check_range("train.epochs", self.epochs, above=0, below=1e9)
         check_count("train.batch_size", self.batch_size)
         check_count("train.num_accumulated", self.num_accumulated)
         check_choice("train.precision", self.precision, ("float32", "bfloat16"))

@@ -65,7 +65,7 @@ class Plan:
     steps_per_call: int | None = None
 
     def __post_init__(self) -> None:
-        check_range("num_steps", self.num_steps, least=1)
+        check_range("num_steps", self.num_steps, least=1, below=2**31)  # it is int32
         check_range("steps_per_epoch", self.steps_per_epoch, above=0)
         check_range("validate_every", self.validate_every, above=0)
         check_range("--save_every", self.save_every, least=1)
