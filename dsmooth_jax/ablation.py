@@ -288,19 +288,20 @@ def ablation_from_json(record: Mapping[str, Any]) -> Ablation:
     Args:
       record: "kind", the name of the class, and what the class takes.
 
+    Returns:
+      The ablation.
+
     Raises:
       ValueError: an unknown kind, arguments that it does not take, or lacks.
     """
     arguments, kinds = dict(record), {cls.__name__: cls for cls in _KINDS}
     if (kind := arguments.pop("kind", None)) not in kinds:
-        raise ValueError(f"ablation kind={kind!r} must be one of {', '.join(kinds)}")
-    fields = dataclasses.fields(kinds[kind])
-    names = {field.name for field in fields}
-    if unknown := set(arguments) - names:
-        raise ValueError(f"{kind} takes {sorted(names)}, not {sorted(unknown)}")
-    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-    if lacking := needed - set(arguments):
-        raise ValueError(f"{kind} needs {sorted(lacking)}, too: give each a value")
+        raise ValueError(f"ablation kind={kind!r} is unknown, not in {list(kinds)}")
+    fields = {f.name: f.default for f in dataclasses.fields(kinds[kind])}
+    needed = sorted(key for key in fields if fields[key] is dataclasses.MISSING)
+    if not set(needed) <= set(arguments) <= set(fields):
+        takes = f"{kind} takes {sorted(fields)}, and needs {needed}"
+        raise ValueError(f"{takes}; given are {sorted(arguments)}")
     return kinds[kind](**arguments)
 
 
@@ -395,6 +396,5 @@ def _all_choices(num_windows: int, keep: int) -> Choices:
             f"than MAX_ABLATIONS={MAX_ABLATIONS:,}; keep fewer, or use larger windows"
         )
     pairs = itertools.combinations(range(num_windows), keep)
-    return np.fromiter(
-        itertools.chain.from_iterable(pairs), np.int64, total * keep
-    ).reshape(total, keep)
+    flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int64, total * keep)
+    return flat.reshape(total, keep)

@@ -95,20 +95,23 @@ def user_path(name: str, value: str | os.PathLike[str]) -> pathlib.Path:
 
     Args:
       name: of the flag or argument, for errors.
-      value: the path.
+      value: the path. What this function returned it returns again.
 
     Raises:
       ValueError: it is empty, or it is in the home folder of a user that there is not.
     """
-    if not os.fspath(value):
+    given = os.fspath(value)
+    if not given:
         raise ValueError(f"{name} is empty; give a path, or leave it out")
-    try:
-        return pathlib.Path(value).expanduser()
-    except RuntimeError:
+    # By text: a Path of ./~ is one of ~.
+    expanded = os.path.expanduser(given)
+    if expanded == given and given.startswith("~"):
         raise ValueError(
-            f"{name}={os.fspath(value)}: there is no such home folder; write ./~ for a "
+            f"{name}={given}: there is no such home folder; write ./{given} for a "
             "folder of this name"
-        ) from None
+        )
+    path = pathlib.Path(expanded)
+    return path.absolute() if str(path).startswith("~") else path
 
 
 def check_installed(*names: str) -> None:

@@ -1,7 +1,6 @@
 """The smoothed classifier: base classifier, ablation and decision in one value."""
 
 import dataclasses
-import pathlib
 from typing import Any, Literal
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array
 from dsmooth_jax import models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
-from dsmooth_jax.checks import check_choice
+from dsmooth_jax.checks import check_choice, user_path
 from dsmooth_jax.double_masking import MaskedCertificate, double_masking_predict
 from dsmooth_jax.evidence import (
     certify_masked,
@@ -243,7 +242,7 @@ def restore_base(
 
     Arguments and errors as of `load_smoothed`.
     """
-    folder = pathlib.Path(workdir) / BEST
+    folder = user_path("workdir", workdir) / BEST
     record = checkpoint.read_metadata(folder)
     base = models.build(
         record["model"],

@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
+from dsmooth_jax.checks import user_path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained" / "cifar10_columns3"
@@ -33,8 +34,9 @@ CLASSES = (
 )
 
 
-def main(path: pathlib.Path = PHOTOGRAPH) -> None:
+def main(path: str | pathlib.Path = PHOTOGRAPH) -> None:
     """Prints what the picture shows, and what no patch can change."""
+    path = user_path("IMAGE", path)
     picture = data.decode(path.read_bytes(), path.name, size=(32, 32), channels=3)
     images = picture[None]  # uint8 [1, 32, 32, 3]
 
@@ -55,6 +57,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         sys.exit(f"one image at a time, not {len(sys.argv) - 1}")
     try:
-        main(*map(pathlib.Path, sys.argv[1:]))
+        main(*sys.argv[1:])
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST, CERTIFIED, LATEST, METRICS
 
@@ -133,13 +134,15 @@ def run(arguments: argparse.Namespace) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="a file in configs/")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="a folder")
+    parser.add_argument("--out", required=True, help="a folder")
     parser.add_argument("--data_dir", help="as of train.py")
     parser.add_argument("--kills", type=int, default=3, help="how many; default 3")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--save_every", type=int, default=500, help="as of train.py")
     parser.add_argument("--patches", default="2x2,5x5", help="as of certify.py")
-    return 0 if run(parser.parse_args()) else 1
+    arguments = parser.parse_args()
+    arguments.out = user_path("--out", arguments.out)
+    return 0 if run(arguments) else 1
 
 
 if __name__ == "__main__":

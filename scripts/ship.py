@@ -9,7 +9,6 @@ validation images beside the original, and what differs is printed. Its own accu
 what certify.py then measures.
 """
 
-import pathlib
 import shutil
 
 import jax
@@ -19,6 +18,7 @@ from absl import flags
 import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.commands import cli
 from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
@@ -30,7 +30,8 @@ FLAGS = flags.FLAGS
 
 
 def main(_):
-    workdir, out = pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.out)
+    workdir = user_path("--workdir", FLAGS.workdir)
+    out = user_path("--out", FLAGS.out)
     if out.exists():
         raise ValueError(f"--out={out} exists already; give another or remove it")
     ship(workdir, out, FLAGS.data_dir)

@@ -80,6 +80,8 @@ LEFT = {
     ),
     "metrics of whoever": (lambda f: lines(f, 1), "metrics.jsonl"),
     "ids of whoever": (lambda f: (f / "validation_ids.txt").touch(), "validation_ids"),
+    "what was found of scores": (lambda f: (f / "summary.json").touch(), "summary"),
+    "a comparison": (lambda f: (f / "comparison.csv").touch(), "comparison.csv"),
     "a store": (lambda f: (f / "manifest.json").touch(), "manifest.json"),
 }
 
@@ -175,6 +177,53 @@ with ownership.locked("--workdir", pathlib.Path(sys.argv[1]), "a.lock"):
         process.wait()
     with ownership.locked("--workdir", tmp_path, "a.lock"):
         assert f"process {os.getpid()} on " in (tmp_path / "a.lock").read_text()
+
+
+def test_the_same_training_started_twice_at_once_trains_once(run_script, tmp_path):
+    """The second command is told who the first is, and writes nothing."""
+    folder = tmp_path / "run"
+    flags = ["--config=configs/mnist5k_smoke.py", f"--workdir={folder}"]
+    code = f"""
+import os, pathlib, runpy, signal, sys, time
+import jax, flax.nnx, dsmooth_jax.training.loop  # once for both
+import dsmooth_jax.data
+dsmooth_jax.data.load("mnist5k", "test")
+sys.argv = ["train.py", *{flags!r}]
+lock = pathlib.Path({str(folder)!r}, "train.lock")
+if not (first := os.fork()):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    runpy.run_path("train.py", run_name="__main__")
+while not (lock.exists() and lock.read_text()):
+    time.sleep(0.05)
+    assert os.waitpid(first, os.WNOHANG) == (0, 0), "the first one ended"
+if not os.fork():
+    os.close(2)
+    os.dup(1)
+    runpy.run_path("train.py", run_name="__main__")
+print("ended with", os.waitstatus_to_exitcode(os.wait()[1]))
+os.kill(first, signal.SIGKILL)
+os.wait()
+print("the first was", first)
+"""
+    done = run_script("-c", code)
+    assert "ended with 1\n" in done.stdout, done.stdout
+    first = done.stdout.split()[-1]
+    assert f"--workdir={folder} is being written to by process {first} on " in (
+        done.stdout
+    )
+
+
+def test_a_folder_that_is_not_utf8_is_refused_before_training(tmp_path):
+    """Orbax cannot write there: hours of training would end without a checkpoint."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for refuse in (
+        lambda: ownership.check_free(folder, MINE),
+        lambda: ownership.check_free(folder / "run", MINE),
+        lambda: checkpoint.save(folder, 1, TREE, {}),
+    ):
+        with pytest.raises(ValueError, match="is not UTF-8"):
+            refuse()
+    assert not folder.exists()
 
 
 def test_where_there_are_no_locks_the_run_goes_on(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.data.dataset import plain
 from dsmooth_jax.data.files import Source, in_memory, open_folder
 from dsmooth_jax.data.npz import open_npz
@@ -43,7 +44,8 @@ def open_source(
     if name == "mnist5k":
         return _open_mnist5k(part)
     if data_dir is not None:
-        folder = pathlib.Path(data_dir)
+        folder = user_path("data_dir", data_dir)
+        data_dir = str(folder)
         if any((folder / f"{name}_{p}.npz").exists() for p in (train, part)):
             return open_npz(folder, name, part, train=train)
         if any((folder / name / p).is_dir() for p in (train, part)):

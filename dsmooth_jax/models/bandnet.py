@@ -38,6 +38,9 @@ from dsmooth_jax.models.band_layers import BandNet, window_kernels
 from dsmooth_jax.models.base import BaseClassifier, Variables, check_task, network
 from dsmooth_jax.types import ImageSize
 
+_WIDEST = 2**15
+"""Channels of a layer; one of 2**16 has 52 GB of parameters in a 3x3 convolution."""
+
 
 @dataclass(frozen=True)
 class BandNetwork:
@@ -166,6 +169,11 @@ def band_network(
             raise ValueError(f"{name}={value} must be >= 1")
     if max_width is not None and max_width < width:
         raise ValueError(f"max_width={max_width} must be >= width, {width}, or None")
+    if max_width is None and (widest := width * 2 ** (depth // 2)) > _WIDEST:
+        raise ValueError(
+            f"depth={depth} doubles width={width} up to {widest:,} channels, more than "
+            f"{_WIDEST:,}: no memory holds that; set max_width, for example 512"
+        )
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)
     is_cut = (not isinstance(ablation, Columns), not isinstance(ablation, Rows))

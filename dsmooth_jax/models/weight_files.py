@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from dsmooth_jax.checks import user_path
+
 MAX_STEPS = 2**18
 """The longest pickle that is read; 1,000 tensors take some 30,000 steps."""
 
@@ -75,7 +77,7 @@ def read_tensors(path: str | pathlib.Path) -> dict[str, np.ndarray]:
       ValueError: the file is damaged, of another format, or holds anything besides
         tensors and plain containers.
     """
-    path = pathlib.Path(path)
+    path = user_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; weights are read from one file")
     try:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from dsmooth_jax.checks import check_choice
+from dsmooth_jax.checks import check_choice, user_path
 from dsmooth_jax.models.base import BaseClassifier, Network, Variables
 from dsmooth_jax.models.weight_files import read_tensors
 from dsmooth_jax.storage.files import write_whole
@@ -199,7 +199,7 @@ def save_weights(
       ValueError: another format.
     """
     check_choice("format", format, ("safetensors",))
-    path = pathlib.Path(path)
+    path = user_path("path", path)
     if path.exists():
         raise FileExistsError(f"{path} is there already; name another file")
     ours = _flat(variables)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, summary
 from dsmooth_jax.report.analysis import Analysis, Watch, analyze
 from dsmooth_jax.report.plot_style import write_figure
@@ -13,7 +14,7 @@ from dsmooth_jax.report.request import attacks_on, request_of
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
 from dsmooth_jax.storage.shards import StoreError, is_store
-from dsmooth_jax.storage.workdir import CERTIFIED, SCORES
+from dsmooth_jax.storage.workdir import CERTIFIED, COMPARISON, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
 
@@ -31,7 +32,7 @@ def find_scores(path: PathLike, split: str) -> ScoreStore:
     Raises:
       StoreError: there are none.
     """
-    folder = pathlib.Path(path)
+    folder = user_path("path", path)
     places = [folder, folder / CERTIFIED / split / SCORES, folder / SCORES]
     for place in places:
         if is_store(place):
@@ -194,6 +195,6 @@ def write(runs: Mapping[str, Analysis], out: pathlib.Path) -> list[str]:
         for row in rows(runs)
     ]
     columns = {key: [record[key] for record in records] for key in records[0]}
-    summary.write_rows(out / "comparison.csv", columns)
+    summary.write_rows(out / COMPARISON, columns)
     write_figure(draw(runs), out / "comparison.png")
-    return ["comparison.png", "comparison.svg", "comparison.csv"]
+    return ["comparison.png", "comparison.svg", str(COMPARISON)]

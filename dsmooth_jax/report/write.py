@@ -6,16 +6,17 @@ all and opens from disk.
 """
 
 import json
-import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, heatmaps, html, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.report.request import shown_sizes
 from dsmooth_jax.storage.files import PathLike
+from dsmooth_jax.storage.workdir import SUMMARY
 from dsmooth_jax.voting import GRADES
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def write_report(analysis: Analysis, out: PathLike) -> list[str]:
       The names of the files, the most readable first. Figures and page only where the
       question has figures.
     """
-    out, request = pathlib.Path(out), analysis.request
+    out, request = user_path("out", out), analysis.request
     out.mkdir(parents=True, exist_ok=True)
-    written = ["summary.json", "rows.csv"]
+    written = [str(SUMMARY), "rows.csv"]
     found = summary.summarize(analysis)
-    (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
+    (out / SUMMARY).write_text(json.dumps(found, indent=2) + "\n")
     summary.write_rows(out / "rows.csv", summary.image_rows(analysis))
     if analysis.sweep:
         summary.write_rows(out / "sweep.csv", summary.sweep_rows(analysis))

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.storage import pytrees
 from dsmooth_jax.storage.pytrees import PyTree
 
@@ -74,7 +75,7 @@ def save(
       ValueError: `step` or `keep` out of range, no leaf or an empty one, a number
         in the metadata that is not finite.
     """
-    directory, step = Path(directory).absolute(), operator.index(step)
+    directory, step = check_directory(directory), operator.index(step)
     if step < 0:
         raise ValueError(f"step={step} must be at least 0")
     if keep < 1:
@@ -192,7 +193,7 @@ def restore_newest(
         dtype than `target`.
       TypeError: as `restore`.
     """
-    directory = Path(directory).absolute()
+    directory = check_directory(directory)
     problems: list[str] = []
     for step in reversed(steps(directory)):
         try:
@@ -212,7 +213,7 @@ def set_aside(directory: str | Path, *, after: int) -> None:
 
     With several processes, all of them call this.
     """
-    directory = Path(directory).absolute()
+    directory = check_directory(directory)
     if jax.process_count() > 1:
         # Every process has read them before the first one renames them.
         multihost_utils.sync_global_devices("damaged checkpoints")
@@ -225,7 +226,7 @@ def set_aside(directory: str | Path, *, after: int) -> None:
 
 def discard_after(directory: str | Path, step: int) -> None:
     """Deletes the steps above one: a run that goes on from there makes them again."""
-    directory = Path(directory).absolute()
+    directory = check_directory(directory)
     if jax.process_index() == 0:
         for later in steps(directory):
             if later > step:
@@ -247,10 +248,23 @@ def read_metadata(directory: str | Path, *, step: int | None = None) -> dict:
 
 def steps(directory: str | Path) -> list[int]:
     """The whole steps in a directory, ascending."""
-    directory = Path(directory)
+    directory = user_path("directory", directory)
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+
+
+def check_directory(directory: str | Path) -> Path:
+    """The absolute path of a checkpoint directory, or CheckpointError: no UTF-8."""
+    path = user_path("directory", directory).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{path} is not UTF-8, and checkpoints cannot be kept there; rename the "
+            "folder, or name another"
+        ) from None
+    return path
 
 
 def is_leftover(path: Path) -> bool:
@@ -284,7 +298,7 @@ def _orbax() -> Any:
 
 
 def _step_path(directory: str | Path, step: int | None) -> Path:
-    directory = Path(directory).absolute()
+    directory = check_directory(directory)
     there = steps(directory)
     if not there:
         raise CheckpointError(f"there is no checkpoint in {directory}: train first")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dsmooth_jax.checks import user_path
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.storage.files import PathLike, sha256, write_whole
 from dsmooth_jax.storage.provenance import Origin, describe_difference
@@ -214,7 +215,7 @@ class Shards:
         Raises:
           StoreError: there is none of this kind, or its manifest is damaged.
         """
-        path = pathlib.Path(path)
+        path = user_path("path", path)
         manifest = read_manifest(path)
         if kind(manifest) != cls.KIND:
             raise StoreError(f"{path} holds {kind(manifest)}, not {cls.KIND}")
@@ -262,7 +263,7 @@ class Shards:
           StoreError: the folder holds a store made under other settings (the difference
             is named), or something else.
         """
-        path = pathlib.Path(path)
+        path = user_path("path", path)
         ids = np.asarray(ids).astype(str)
         labels = check_labels(labels, len(ids), num_classes).astype(np.int64)
         wanted = cls(
@@ -307,7 +308,7 @@ class Shards:
 
 def is_store(path: PathLike) -> bool:
     """Whether a folder holds a store, of any kind, finished or not."""
-    return pathlib.Path(path, MANIFEST).exists()
+    return (user_path("path", path) / MANIFEST).exists()
 
 
 def kind(manifest: Mapping[str, Any]) -> str:

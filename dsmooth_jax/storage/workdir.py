@@ -28,3 +28,9 @@ CERTIFIED = Path("certify")
 
 SCORES = Path("scores")
 """The store, in a folder that holds what was found."""
+
+SUMMARY = Path("summary.json")
+"""What was found, for programs."""
+
+COMPARISON = Path("comparison.csv")
+"""What was found of several runs."""

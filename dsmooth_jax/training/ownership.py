@@ -22,10 +22,12 @@ from dsmooth_jax.storage.shards import MANIFEST
 from dsmooth_jax.storage.workdir import (
     BEST,
     CERTIFIED,
+    COMPARISON,
     CONFIG,
     CURVE,
     LATEST,
     METRICS,
+    SUMMARY,
     VALIDATION_IDS,
 )
 from dsmooth_jax.training import config
@@ -60,6 +62,7 @@ def check_free(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
       record: as of `check_settings`.
     """
     check_folder("--workdir", workdir)
+    checkpoint.check_directory(workdir)
     check_settings(workdir, record)
     if not checkpoint.steps(workdir / LATEST) and (found := _results(workdir)):
         raise ValueError(
@@ -170,7 +173,7 @@ def _results(workdir: pathlib.Path) -> str:
     is_begun = (workdir / CONFIG).exists()
     if num_lines > is_begun:
         return f"{METRICS} with {num_lines} validations"
-    for name in (CURVE, CERTIFIED, MANIFEST):
+    for name in (CURVE, CERTIFIED, MANIFEST, SUMMARY, COMPARISON):
         if (workdir / name).exists():
             return str(name)
     if (workdir / VALIDATION_IDS).exists() and not is_begun:
