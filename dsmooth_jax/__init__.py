@@ -48,17 +48,14 @@ from dsmooth_jax.evaluation import (
     evaluate,
     sweep,
 )
-from dsmooth_jax.evidence import (
+from dsmooth_jax.evidence import certify_masked, log_doubts, log_levels, mask_table
+from dsmooth_jax.labeling import mask_labels
+from dsmooth_jax.leaving_out import (
     ablation_masks,
-    certify_masked,
     covering_touched,
     design_masks,
-    log_doubts,
-    log_levels,
-    mask_table,
     merged_masks,
 )
-from dsmooth_jax.labeling import mask_labels
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.masked import MaskedClassifier
 from dsmooth_jax.masking import ablate, crop, random_ablate

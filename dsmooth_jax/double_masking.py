@@ -25,6 +25,7 @@ each placement, which certifies those and more, is this library's.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,14 @@ class MaskedCertificate:
     is_certified: PerImageFlag
     is_detected: PerImageFlag
     is_unanimous: PerImageFlag
+
+
+def join(parts: Sequence[MaskedCertificate]) -> MaskedCertificate:
+    """Certificates of one after the other sets of images, one or more, as one."""
+    names = [field.name for field in dataclasses.fields(MaskedCertificate)]
+    return MaskedCertificate(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    )
 
 
 def double_masking_predict(table: ArrayLike) -> PerImage:

@@ -1,4 +1,4 @@
-"""Sets of ablations to disregard, and who wins by what the others say.
+"""Who wins by what the ablations say that are left: evidence that nobody clips.
 
 Voting hands an attacker the votes of every ablation that the patch touches. Here they
 are disregarded: a mask is a set of ablations that holds everything that some placement
@@ -16,29 +16,23 @@ Source: this library. The nearest relative is PatchCURE (Xiang et al., USENIX Se
 receptive field and asks for unanimity.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.certificate import check_touched
-from dsmooth_jax.checks import check_count
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
     certify_double_masking,
     in_doubt,
+    join,
 )
 from dsmooth_jax.duels import (
     check_levels,
 )
-from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
+from dsmooth_jax.leaving_out import check_sets, refuse_empty_pair
 from dsmooth_jax.types import (
-    AblationMasks,
-    Covering,
     Grades,
-    ImageSize,
     Table,
 )
 from dsmooth_jax.voting import TOLERANCE, check_scores, check_tolerance
@@ -47,8 +41,6 @@ from dsmooth_jax.winners import sure_fn, winners_fn
 LEVELS_PER_NAT = 1000
 """`log_levels` counts thousandths of a natural logarithm."""
 
-_MOST_EXACT = 64  # 2,080 pairs
-_MOST_MERGED = 36  # 666 pairs
 _NO_LIMIT = 2**31 - 1
 _CHUNK_ENTRIES = 2**23  # sums held at a time: 32 MiB
 
@@ -108,128 +100,6 @@ def log_doubts(
     low = log_levels(np.maximum(checked - tolerance, 0), floor=floor)
     high = log_levels(np.minimum(checked + tolerance, 1), floor=floor)
     return np.maximum(levels - low, high - levels)
-
-
-def ablation_masks(touched_sets: ArrayLike) -> AblationMasks:
-    """The smallest masks for a patch: the touched sets that lie in no other one.
-
-    Args:
-      touched_sets: bool [L, P], from `touched`, or unions of its rows for several
-        patches.
-
-    Returns:
-      bool [M, P], M <= L, in their order.
-
-    Raises:
-      TypeError, ValueError: touched_sets are not bool [L, P] with L >= 1.
-
-    >>> ablation_masks(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)).astype(int)
-    array([[1, 1, 0],
-           [0, 1, 1]])
-    """
-    sets = _check_sets("touched_sets", touched_sets)
-    sets = merge_equal_rows(sets)[0]
-    outside = np.logical_not(sets).astype(np.float32)
-    is_kept = np.empty(len(sets), bool)
-    step = max(1, _CHUNK_ENTRIES // len(sets))
-    for start in range(0, len(sets), step):
-        part = sets[start : start + step].astype(np.float32)
-        is_inside = part @ outside.T == 0  # each set lies in itself
-        is_kept[start : start + step] = is_inside.sum(axis=1) == 1
-    return sets[is_kept]
-
-
-def merged_masks(
-    ablation: Ablation, patch: Patch, image_size: ImageSize, *, per_axis: int = 6
-) -> AblationMasks:
-    """Fewer masks for many placements: unions of touched sets over cells of placements.
-
-    Along each axis the placements of the patch are cut into so many runs of nearly one
-    length; a mask is all that a cell of them can touch.
-
-    Args:
-      ablation: the ablation.
-      patch: the patch, pixels.
-      image_size: (H, W), pixels.
-      per_axis: runs along each axis, >= 1; fewer masks disregard more and cost less.
-
-    Returns:
-      bool [M, P], M <= per_axis^2: equal masks and those inside another are dropped.
-
-    Raises:
-      TypeError, ValueError: as `touched`; per_axis is no integer >= 1.
-
-    Guarantee:
-      Every set of `touched` lies in one of the masks.
-    """
-    check_count("per_axis", per_axis)
-    sets, row = placements(ablation, patch, image_size)
-    unions = [
-        sets[np.unique(cell)].any(axis=0)
-        for band in np.array_split(row, min(per_axis, row.shape[0]), axis=0)
-        for cell in np.array_split(band, min(per_axis, row.shape[1]), axis=1)
-    ]
-    return ablation_masks(np.stack(unions))
-
-
-def design_masks(
-    ablation: Ablation, patch: Patch, image_size: ImageSize
-) -> AblationMasks:
-    """The masks that a classifier decides by, where they are made for this patch.
-
-    Args:
-      ablation: the ablation.
-      patch: the largest patch to certify, pixels.
-      image_size: (H, W), pixels.
-
-    Returns:
-      bool [M, P]: the touched sets themselves where at most 64 of them are maximal;
-      else the finest `merged_masks` that are at most 36.
-
-    Raises:
-      TypeError, ValueError: as `touched`; two masks that leave no ablation, where the
-        patch is too large to be certified in this way.
-
-    Guarantee:
-      Every set of `touched`, of this patch and of every smaller one, lies in a mask.
-    """
-    masks = ablation_masks(touched(ablation, patch, image_size))
-    if len(masks) > _MOST_EXACT:
-        every = range(_MOST_MERGED, 0, -1)
-        finer = (
-            merged_masks(ablation, patch, image_size, per_axis=per_axis)
-            for per_axis in every
-        )
-        masks = next(merged for merged in finer if len(merged) <= _MOST_MERGED)
-    _refuse_empty_pair(masks)
-    return masks
-
-
-def covering_touched(masks: ArrayLike, touched_sets: ArrayLike) -> Covering:
-    """Which masks hold each touched set, wholly.
-
-    Args:
-      masks: bool [M, P].
-      touched_sets: bool [L, P], of the patch to certify against.
-
-    Returns:
-      bool [L, M], as `certify_double_masking` takes it.
-
-    Raises:
-      TypeError, ValueError: not bool [., P] of one P; a touched set that lies in no
-        mask.
-    """
-    out = _check_sets("masks", masks)
-    sets = check_touched(touched_sets, out.shape[1])
-    covers = sets.astype(np.float32) @ np.logical_not(out).T.astype(np.float32) == 0
-    is_bare = ~covers.any(axis=1)
-    if is_bare.any():
-        raise ValueError(
-            f"touched_sets[{int(is_bare.argmax())}] (and {int(is_bare.sum()) - 1} "
-            "more) lies in no mask; the masks are for a smaller patch, or not for this "
-            "ablation: make them of these touched sets"
-        )
-    return covers
 
 
 def mask_table(
@@ -307,10 +177,7 @@ def certify_masked(
         options = {} if doubt is None else {"uncertain": doubt[part]}
         table = mask_table(checked[part], masks, limit=limit, **options)
         parts.append(certify_double_masking(table, covering))
-    names = [field.name for field in dataclasses.fields(MaskedCertificate)]
-    return MaskedCertificate(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    )
+    return join(parts)
 
 
 def _check(
@@ -321,13 +188,13 @@ def _check(
     if given.dtype == np.bool_:  # votes: a sum of them is a count
         given = given.view(np.int8)
     checked, bound, _ = check_levels(given, _NO_LIMIT if limit is None else limit)
-    out = _check_sets("masks", masks)
+    out = check_sets("masks", masks)
     if out.shape[1] != checked.shape[1]:
         raise ValueError(
             f"masks have shape {out.shape}; it must be [M, {checked.shape[1]}], a "
             "column for each ablation of the levels"
         )
-    _refuse_empty_pair(out)
+    refuse_empty_pair(out)
     return checked, ~out, None if limit is None else bound
 
 
@@ -351,29 +218,10 @@ def _check_doubt(uncertain: ArrayLike | None, levels: np.ndarray) -> np.ndarray 
     return doubt.astype(np.int64)
 
 
-def _refuse_empty_pair(masks: np.ndarray) -> None:
-    left = np.logical_not(masks).astype(np.float32)
-    pairs = np.argwhere(left @ left.T == 0)
-    if len(pairs):
-        raise ValueError(
-            f"masks {pairs[0, 0]} and {pairs[0, 1]} leave no ablation; the patch is "
-            "too large for these ablations to be certified by double masking"
-        )
-
-
-def _check_sets(name: str, sets: ArrayLike) -> np.ndarray:
-    checked = np.asarray(sets)
-    if checked.dtype != np.bool_:
-        raise TypeError(f"{name} has dtype {checked.dtype}; it must be bool")
-    if checked.ndim != 2 or not checked.size:
-        raise ValueError(
-            f"{name} has shape {checked.shape}; it must be [., P] with at least one row"
-        )
-    return checked
-
-
 def _chunks(levels: np.ndarray, num_masks: int) -> Iterator[slice]:
     """Slices of images of bounded working memory; one, empty, of no image."""
-    size = max(1, _CHUNK_ENTRIES // (max(num_masks, levels.shape[1]) * levels.shape[2]))
+    num_ablations, num_classes = levels.shape[1:]
+    per_image = max(num_masks, num_ablations) * max(num_classes, num_masks)
+    size = max(1, _CHUNK_ENTRIES // per_image)
     for start in range(0, max(len(levels), 1), size):
         yield slice(start, min(start + size, len(levels)))

@@ -12,14 +12,8 @@ from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
 from dsmooth_jax.checks import check_choice, user_path
 from dsmooth_jax.double_masking import MaskedCertificate, double_masking_predict
-from dsmooth_jax.evidence import (
-    certify_masked,
-    covering_touched,
-    design_masks,
-    log_doubts,
-    log_levels,
-    mask_table,
-)
+from dsmooth_jax.evidence import certify_masked, log_doubts, log_levels, mask_table
+from dsmooth_jax.leaving_out import covering_touched, design_masks
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.storage import checkpoint
@@ -88,6 +82,17 @@ class SmoothedClassifier:
         check_voting(self.voting)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
         object.__setattr__(self, "strength", check_strength(self.strength))
+
+    def settings(self) -> dict[str, Any]:
+        """How it decides, as plain JSON: what checkpoints and stores say of it."""
+        patch = None if self.patch is None else [self.patch.height, self.patch.width]
+        return {
+            "decision": self.decision,
+            "patch": patch,
+            "voting": self.voting,
+            "threshold": self.threshold,
+            "strength": self.strength,
+        }
 
     def score(self, images: Array | np.ndarray, *, batch_size: int = 32) -> Scores:
         """Scores every ablation of every image: `dsmooth_jax.score`, shapes checked."""

@@ -8,7 +8,7 @@ import pytest
 import dsmooth_jax as ds
 from dsmooth_jax.report import analysis as analysis_module
 from dsmooth_jax.report.analysis import Analysis, analyze
-from dsmooth_jax.report.request import Request, attacks_on, shown_sizes
+from dsmooth_jax.report.request import DOUBLE_MASKING, Request, attacks_on, shown_sizes
 
 SIZE, NUM_IMAGES = (6, 9), 37
 PATCHES = [ds.Patch(2, 2), ds.Patch(1, 1), ds.Patch(2, 3)]
@@ -102,8 +102,11 @@ def test_squares_are_those_that_are_certified(store):
     request = make_request(store)
     found = analyze(store, request)
     squares = found.squares(range(1, 7))
-    assert len(squares) == 18
+    masked = [key for key in squares if key[0] == DOUBLE_MASKING]
+    assert len(squares) == 18 + len(masked) and len(masked) > 1
     for (voting, patch, rule), result in squares.items():
+        if voting == DOUBLE_MASKING:
+            continue
         votes, limit = request.cast(store.read_all(), voting)
         touched = ds.touched(store.ablation, patch, SIZE)
         certificate = ds.certify(votes, touched, rule=rule, limit=limit)
@@ -141,7 +144,8 @@ def test_a_field_that_does_not_say_how_it_is_combined_is_refused():
 
     with pytest.raises(TypeError, match=r"More\.entropy must say how it is combined"):
         analysis_module.ways_to_combine(More)
-    assert len(analysis_module.ways_to_combine(Analysis)) == 16
+    fields = len(dataclasses.fields(Analysis))
+    assert len(analysis_module.ways_to_combine(Analysis)) == fields
 
 
 def remake(store, path, shard_size):
@@ -172,8 +176,77 @@ def assert_equal(one, two):
             assert_equal(one[key], two[key])
     elif isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, two, strict=True)
+    elif isinstance(one, ds.MaskedCertificate):
+        assert_equal(vars(one), vars(two))
     else:
         assert one == two
+
+
+def slow_certificate(store, patch, designed_for):
+    """Double masking of all images by the core functions alone."""
+    masks = ds.design_masks(store.ablation, designed_for, SIZE)
+    table = ds.mask_table(ds.log_levels(store.read_all()), masks)
+    touched = ds.touched(store.ablation, patch, SIZE)
+    return ds.certify_double_masking(table, ds.covering_touched(masks, touched))
+
+
+def test_double_masking_is_asked_beside_votes(store):
+    # Protects the third line of each patch: by masks made for it, or for one patch.
+    found = analyze(store, make_request(store))
+    for patch in found.request.patches:
+        wanted = slow_certificate(store, patch, patch)
+        assert_equal(found.masked[str(patch)], wanted)
+        result = found.results[DOUBLE_MASKING, str(patch), "placement"]
+        assert result == ds.evaluate(wanted, store.labels)
+        is_right = wanted.prediction == store.labels
+        detected = int((wanted.is_detected & is_right).sum())
+        assert found.detected[str(patch)] == ds.Accuracy(detected, len(store))
+        if patch.height == patch.width:
+            assert_equal(found.masked_squares[patch.height], wanted)
+    design = PATCHES[0]
+    attacks = attacks_on(store.ablation, SIZE, [ds.Patch(1, 1), design], design=design)
+    assert [attack.masked_for for attack in attacks] == [design, design]
+    request = dataclasses.replace(make_request(store), attacks=attacks, design=design)
+    fixed = analyze(store, request)
+    assert_equal(fixed.masked["1x1"], slow_certificate(store, ds.Patch(1, 1), design))
+    assert_equal(fixed.prediction, slow_certificate(store, design, design).prediction)
+
+
+def test_what_double_masking_cannot_certify_has_no_masks(store):
+    # Protects from certifying by masks that do not hold what is touched.
+    def has_masks(*patches, **settings):
+        attacks = attacks_on(store.ablation, SIZE, patches, **settings)
+        return [attack.masks is not None for attack in attacks]
+
+    largest = ds.Patch(*SIZE)
+    assert has_masks(ds.Patch(1, 1), largest) == [True, False]
+    assert has_masks(ds.Patch(1, 1), ds.Patch(2, 2), design=ds.Patch(1, 1)) == [
+        True,
+        False,
+    ]
+    assert has_masks(ds.Patch(1, 1), num_patches=2) == [True, True]
+    assert has_masks(ds.Patch(1, 1), num_patches=2, design=ds.Patch(1, 1)) == [
+        True,
+        False,
+    ]
+    with pytest.raises(ValueError, match="leave no ablation"):
+        attacks_on(store.ablation, SIZE, [ds.Patch(1, 1)], design=largest)
+
+
+def test_several_patches_are_left_out_together(store):
+    # Protects unions: whatever two patches touch lies in a mask, and is certified so.
+    patch = ds.Patch(1, 1)
+    attack = attacks_on(store.ablation, SIZE, [patch], num_patches=2)[-1]
+    touched = ds.touched(store.ablation, patch, SIZE)
+    pairs = (touched[:, None] | touched).reshape(-1, touched.shape[1])
+    covering = ds.covering_touched(attack.masks, pairs)
+    levels = ds.log_levels(store.read_all())
+    wanted = ds.certify_masked(levels, attack.masks, covering)
+    request = dataclasses.replace(
+        make_request(store),
+        attacks=[*attacks_on(store.ablation, SIZE, [patch]), attack],
+    )
+    assert_equal(analyze(store, request).masked[attack.name], wanted)
 
 
 def test_a_store_of_no_image_is_answered(tmp_path):

@@ -29,6 +29,7 @@ PROVEN = [
     "masks",
     "double_masking",
     "winners",
+    "leaving_out",
     "evidence",
     "reach",
     "ranks",
@@ -55,6 +56,7 @@ HOUSE = [
         "report",
         [
             "request",
+            "masked_analysis",
             "analysis",
             "thumbnails",
             "explorer_data",

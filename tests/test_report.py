@@ -21,7 +21,7 @@ from dsmooth_jax.report import (
 )
 from dsmooth_jax.report.analysis import analyze
 from dsmooth_jax.report.html import render
-from dsmooth_jax.report.request import Attack, Request, attacks_on
+from dsmooth_jax.report.request import DOUBLE_MASKING, Attack, Request, attacks_on
 from dsmooth_jax.report.write import draw_figures, write_report
 
 NUM_IMAGES, NUM_CLASSES, SIZE = 60, 3, (8, 14)
@@ -427,11 +427,18 @@ def test_names_are_text_wherever_they_come_from(page):
 def test_the_tables_of_the_page_are_evaluations(asked, page):
     # Protects the page's first numbers: one row for each attack and voting.
     request, analysis = asked.request, asked
-    rows = [row for row in page[0].table if len(row) == 6][1:]
-    wanted = [(a.name, v) for a in request.attacks for v in request.votings]
+    rows = [row for row in page[0].table if len(row) in (3, 7)][1:]
+    ways = (*request.votings, DOUBLE_MASKING)
+    wanted = [(a.name, way) for a in request.attacks for way in ways]
     assert len(rows) == len(wanted)
     for row, (attack, voting) in zip(rows, wanted, strict=True):
-        assert attack in row[0] and row[1] == voting
+        assert attack in row[0] and row[1] == voting.replace("_", " ")
+        if (voting, attack, "placement") not in analysis.results:
+            assert row[2] == "too large for it"
+            continue
+        if voting == DOUBLE_MASKING:
+            detected = 100 * analysis.detected[attack].value
+            assert numbers(row[6]) == pytest.approx([detected], abs=0.051)
         found = analysis.results[voting, attack, "placement"]
         shown = numbers(" ".join(row[2:4])) + numbers(row[5])
         expected = [*percent(found.clean), *percent(found.certified)]

@@ -1,6 +1,7 @@
 """Protects what a new user does: train, certify, ask again; and what is refused."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import re
@@ -67,10 +68,11 @@ def test_summary_rows_and_table_say_the_same(certified):
     right = np.array([row["label"] == row["prediction"] for row in rows])
     assert summary["clean_accuracy"] == right.mean()
     found = {(*c["patch"], c["voting"], c["rule"]): c for c in summary["certificates"]}
-    assert len(found) == 12
+    assert len(found) == 15
     for (height, width, voting, rule), record in found.items():
-        if voting != summary["voting"]:
+        if voting == "double_masking":
             continue
+        right = np.array([r["label"] == r[f"prediction_{voting}"] for r in rows])
         name = f"margin_{height}x{width}_{voting}_{rule}"
         certified = np.array([int(row[name]) >= 0 for row in rows])
         assert record["certified_accuracy"] == (right & certified).mean()
@@ -82,6 +84,20 @@ def test_summary_rows_and_table_say_the_same(certified):
         assert (
             doubtful["certified_accuracy_uncertain"] <= doubtful["certified_accuracy"]
         )
+    for height, width, voting, _ in found:
+        if voting != "double_masking":
+            continue
+        record = found[height, width, voting, "placement"]
+        of = f"{height}x{width}_{voting}"
+        right = np.array([r["label"] == r[f"prediction_{of}"] for r in rows])
+        certified, detected = (
+            np.array([r[f"{name}_{of}"] == "1" for r in rows])
+            for name in ("is_certified", "is_detected")
+        )
+        assert record["clean_accuracy"] == right.mean()
+        assert record["certified_accuracy"] == (right & certified).mean()
+        assert record["certified_wrong"] == (~right & certified).mean()
+        assert record["detected_accuracy"] == (right & detected).mean()
     line = next(x for x in printed.splitlines() if x.startswith("2x2"))
     record = found[2, 2, "threshold", "placement"]
     assert f"{100 * record['certified_accuracy']:.1f}" in line
@@ -108,6 +124,8 @@ def test_the_page_is_there_with_its_pictures(certified):
     assert found["classes"] == list("0123456789") and found["numImages"] == 60
     summary = json.loads((out / "summary.json").read_text())
     for record in summary["certificates"]:
+        if record["voting"] == "double_masking":
+            continue
         if record["patch"] == [2, 2] and record["rule"] == "placement":
             square = found["votings"][record["voting"]]["squares"][1]
             assert square["certified"][0] / 60 == record["certified_accuracy"]
@@ -145,12 +163,17 @@ def test_library_and_script_agree(certified, smoke_run):
     test_set = data.load("mnist5k", "test")
     where = {name: i for i, name in enumerate(test_set.ids)}
     images = test_set.images[[where[row["id"]] for row in rows]]
-    certificate = smoothed.certify(images, ds.Patch(2, 5))
-    np.testing.assert_array_equal(smoothed.predict(images), certificate.prediction)
+    assert [int(r["prediction"]) for r in rows] == smoothed.predict(images).tolist()
+    patch = ds.Patch(2, 5)
+    votes = dataclasses.replace(smoothed, decision="votes", patch=None)
+    margins = votes.certify(images, patch, tolerance=0.0).margin.tolist()
     name = f"margin_2x5_{smoothed.voting}_placement"
-    written = [(int(r["prediction"]), int(r[name])) for r in rows]
-    found = zip(certificate.prediction, certificate.margin, strict=True)
-    assert written == [(int(a), int(b)) for a, b in found]
+    assert [int(r[name]) for r in rows] == margins
+    masked = dataclasses.replace(smoothed, decision="double_masking", patch=patch)
+    found = masked.certify(images, patch, tolerance=0.0)
+    for name in ("prediction", "is_certified", "is_detected"):
+        written = [int(r[f"{name}_2x5_double_masking"]) for r in rows]
+        assert written == getattr(found, name).astype(int).tolist()
 
 
 def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script):
@@ -188,7 +211,7 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
     certified = {
         c["attack"]: c["certified_accuracy"]
         for c in summary["certificates"]
-        if c["rule"] == "placement"
+        if c["rule"] == "placement" and c["voting"] == "threshold"
     }
     assert {"3x7", "4x4", "1x6", "2x3", "6x1", "area <=6", "2 x 3x7"} <= set(certified)
     assert certified["area <=6"] <= min(certified["1x6"], certified["2x3"])

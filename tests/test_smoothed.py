@@ -1,5 +1,7 @@
 """Protects the promise itself: real patches on pixels against what was certified."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,7 @@ def test_no_patch_breaks_a_trained_one_pass_network(smoke_run):
     """Real digits: those certified against 3x3, closest first, and the weakest."""
     rng = np.random.default_rng(0)
     smoothed = ds.load_smoothed(smoke_run)
+    smoothed = dataclasses.replace(smoothed, decision="votes", patch=None)
     images = data.load("mnist5k", "test").images[::25].astype(np.float32) / 255
     patch = ds.Patch(3, 3)
     found = smoothed.certify(images, patch)
@@ -75,6 +78,13 @@ def test_no_patch_breaks_a_trained_one_pass_network(smoke_run):
     weakest = np.argsort(found.margin)[:3]
     broken = [attack(smoothed, images[i], ds.Patch(9, 9), rng, 3, 3) for i in weakest]
     assert any(broken)
+    masked = dataclasses.replace(smoothed, decision="double_masking", patch=patch)
+    certified = np.flatnonzero(masked.certify(images, patch).is_certified)
+    assert len(certified) >= 3
+    # Those that votes do not certify: the least sure.
+    closest = certified[np.argsort(found.margin[certified])]
+    for i in closest[:3]:
+        assert not attack(masked, images[i], patch, rng, 2)
 
 
 def test_what_is_predicted_is_what_is_certified():

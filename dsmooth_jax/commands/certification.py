@@ -18,6 +18,7 @@ from dsmooth_jax import data, distributed, distributed_scoring
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.commands import cli
 from dsmooth_jax.data import Dataset
+from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.report import comparison, summary
 from dsmooth_jax.report.analysis import Analysis, analyze
@@ -31,6 +32,7 @@ from dsmooth_jax.storage.provenance import Origin, versions
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
 from dsmooth_jax.storage.shards import is_store
 from dsmooth_jax.storage.workdir import BEST, CERTIFIED, SCORES
+from dsmooth_jax.threat import Patch
 from dsmooth_jax.training.ownership import check_folder, locked
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.wording import counted
@@ -49,6 +51,7 @@ def ask(
     patches: str = "2x2,5x5",
     area: int | None = None,
     num_patches: int = 1,
+    design_patch: str | None = None,
     **others: Any,
 ) -> Request:
     """Asks about patches that are given as text; all is checked.
@@ -60,13 +63,35 @@ def ask(
       patches: HEIGHTxWIDTH in pixels, P% of the image, or "squares", all of them.
       area: also any rectangle of at most so many pixels.
       num_patches: also so many patches of each kind at once, where above 1.
+      design_patch: the patch that all masks of double masking are made for; if None,
+        those for each patch are its own.
       **others: as of `request_of`.
     """
-    parsed = cli.parse_patches(patches, image_size)
+    design = None
+    if design_patch is not None:
+        design = _parse_design(design_patch, ablation, image_size)
     attacks = attacks_on(
-        ablation, image_size, parsed, area=area, num_patches=num_patches
+        ablation,
+        image_size,
+        cli.parse_patches(patches, image_size),
+        area=area,
+        num_patches=num_patches,
+        design=design,
     )
-    return request_of(origin, attacks, **others)
+    return request_of(origin, attacks, design=design, **others)
+
+
+def _parse_design(text: str, ablation: Ablation, image_size: ImageSize) -> Patch:
+    patches = cli.parse_patches(text, image_size, "--design_patch")
+    if len(patches) > 1:
+        raise ValueError(
+            f"--design_patch={text} must be one patch, for example --design_patch=5x5"
+        )
+    try:
+        design_masks(ablation, patches[0], image_size)
+    except ValueError as error:
+        raise ValueError(f"--design_patch={text}: {error}") from None
+    return patches[0]
 
 
 def certify_workdir(
@@ -98,12 +123,7 @@ def certify_workdir(
       What was found; None in all processes but the first.
     """
     smoothed = load_smoothed(workdir, chunk_size=chunk_size)
-    chosen = Origin(
-        voting=smoothed.voting,
-        threshold=smoothed.threshold,
-        strength=smoothed.strength,
-        chosen_on="validation",
-    )
+    chosen = Origin(**smoothed.settings(), chosen_on="validation")
     assert smoothed.image_shape is not None
     request = ask(smoothed.ablation, smoothed.image_shape[:2], chosen)
     record = checkpoint.read_metadata(workdir / BEST)
@@ -170,7 +190,7 @@ def compare_runs(
     Args:
       paths: of workdirs or stores, two or more.
       patches: as of `ask`.
-      voting: of all; each one's own if None.
+      voting: of all, or "double_masking"; each one's own decision if None.
       split: of workdirs.
       out: where to write; the folder of the first one's store if None.
     """
@@ -289,7 +309,8 @@ def answer(scores: ScoreStore, request: Request, out: pathlib.Path) -> Analysis:
     )
     analysis = analyze(scores, request, watch=watch(len(scores)))
     about = summary.caption(analysis, request.votings)
-    print(f"\n{wrapped(about)}\n\n{summary.format_table(analysis.results)}\n")
+    table = summary.format_table(analysis.results, analysis.detected)
+    print(f"\n{wrapped(about)}\n\n{table}\n")
     print(wrapped(summary.claim(analysis)))
     print(f"Base accuracy of single ablations: {100 * analysis.base_accuracy:.1f} %.")
     if size := scores.origin.resized_to:

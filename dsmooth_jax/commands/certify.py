@@ -25,6 +25,7 @@ from dsmooth_jax.commands.certification import (
     certify_workdir,
     compare_runs,
 )
+from dsmooth_jax.report.request import DOUBLE_MASKING
 from dsmooth_jax.voting import (
     VOTINGS,
     check_strength,
@@ -54,6 +55,10 @@ def _define_flags() -> None:
     size("num_patches", 1, "Also: so many patches of each kind at once.")
     votings = f"{', '.join(VOTINGS)}; threshold and graded side by side if unset."
     text("voting", None, votings)
+    design = (
+        "The masks of double masking are made for this patch, not for each its own."
+    )
+    text("design_patch", None, design)
     number("threshold", None, "Least score that is a vote, in (0, 1].")
     number("strength", None, "Strength of graded votes, in [1, 100].")
     text("thresholds", "", "Also: a sweep over these, into sweep.csv.")
@@ -85,7 +90,11 @@ def _main(_: list[str]) -> None:
     # What cannot be is refused before the costly part, and leaves nothing behind.
     for name in ("batch_size", "chunk_size", "num_patches"):
         check_count(f"--{name}", given[name].value)
-    if given.voting is not None:
+    if given.voting == DOUBLE_MASKING and not given.compare:
+        raise ValueError(
+            "--voting=double_masking is for --compare; a table has its line anyway"
+        )
+    if given.voting not in (None, DOUBLE_MASKING):
         check_voting(given.voting)
     sweeps: dict[str, Any] = {}
     for name, check in (("threshold", check_threshold), ("strength", check_strength)):
@@ -113,6 +122,7 @@ def _main(_: list[str]) -> None:
         patches=given.patches,
         area=given.area,
         num_patches=given.num_patches,
+        design_patch=given.design_patch,
         votings=(given.voting,) if given.voting else ("threshold", "graded"),
         threshold=given.threshold,
         strength=given.strength,
@@ -120,6 +130,7 @@ def _main(_: list[str]) -> None:
         **sweeps,
         has_maps=given.maps,
         has_figures=given.report,
+        has_squares=given.report,
     )
     if given.scores:
         certify_scores(user_path("--scores", given.scores), asks, out=out)

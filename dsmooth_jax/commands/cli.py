@@ -27,13 +27,16 @@ _QUIET_SECONDS = 2  # what takes less needs no progress
 _LINE_SECONDS = 10  # between two lines, where there is no terminal
 
 
-def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
+def parse_patches(
+    text: str, image_size: ImageSize, flag: str = "--patches"
+) -> tuple[Patch, ...]:
     """Reads a list of patches such as ``"2x2,5x8,2%"``.
 
     Args:
       text: entries HEIGHTxWIDTH in pixels, or P%, the square that covers so much of the
         image, or "squares": every square, 1x1 to the largest.
       image_size: (H, W), pixels.
+      flag: what errors call it.
 
     Raises:
       ValueError: an entry that is not of this form; it is named.
@@ -52,8 +55,8 @@ def parse_patches(text: str, image_size: ImageSize) -> tuple[Patch, ...]:
         match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", entry)
         if not match or "0" in match.groups():
             raise ValueError(
-                f"--patches: {entry!r} must be HEIGHTxWIDTH in pixels, both >= 1, or "
-                "P% of the image, or squares; for example --patches=2x2,5x5"
+                f"{flag}: {entry!r} must be HEIGHTxWIDTH in pixels, both >= 1, or "
+                f"P% of the image, or squares; for example {flag}=5x5"
             )
         patches.append(Patch(int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(patches))

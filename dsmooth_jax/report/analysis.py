@@ -19,6 +19,11 @@ from dsmooth_jax.certificate import (
     certify,
     largest_certified_patch,
 )
+from dsmooth_jax.double_masking import (
+    MaskedCertificate,
+    double_masking_predict,
+    join,
+)
 from dsmooth_jax.evaluation import (
     STRENGTHS,
     THRESHOLDS,
@@ -29,13 +34,26 @@ from dsmooth_jax.evaluation import (
     sweep,
     tally,
 )
+from dsmooth_jax.evidence import log_levels, mask_table
+from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.queries import (
     certified_rectangles,
     certify_several,
     runner_up,
     vulnerability_map,
 )
-from dsmooth_jax.report.request import Key, Request, shown_sizes
+from dsmooth_jax.report.masked_analysis import (
+    against_attacks,
+    against_squares,
+    detected_accuracy,
+)
+from dsmooth_jax.report.request import (
+    DOUBLE_MASKING,
+    Key,
+    Request,
+    Way,
+    shown_sizes,
+)
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import PerAblation, PerImage
@@ -62,8 +80,13 @@ def _of_keys(combine: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
     return {"combine": of_keys}
 
 
+def _join(one: Any, two: Any) -> Any:
+    is_record = isinstance(one, MaskedCertificate)
+    return join([one, two]) if is_record else np.concatenate([one, two])
+
+
 _ADDED = _of_keys(operator.add)  # counts
-_JOINED = _of_keys(lambda one, two: np.concatenate([one, two]))  # an entry per image
+_JOINED = _of_keys(_join)  # an entry per image
 _SAME = _of_keys(lambda one, _: one)  # of the request alone
 
 
@@ -74,10 +97,15 @@ class Analysis:
     Attributes:
       store: their scores.
       request: what was asked of them.
-      results: {(voting, attack, rule): evaluation}; attacks by their names.
+      results: {(way to decide, attack, rule): evaluation}; attacks by their names.
       margins: {(voting, attack, rule): int64 [N]}, of `certify`.
+      masked: {attack: certificate by double masking}, where it can certify.
+      masked_squares: {side: the same, by masks for this square}; for figures.
+      prediction: int64 [N], what the classifier answers: by its votes, or by the masks
+        of its design.
       predictions: {voting: int64 [N]}.
-      largest: {voting: int64 [N]}, the side of the largest certified square.
+      largest: {way to decide: int64 [N]}, the side of the largest certified square; by
+        double masking where there are figures.
       runner_up: int64 [N], by the request's voting.
       uncertain: {(voting, attack): images right and certified where doubtful votes
         count for the attacker}.
@@ -98,11 +126,14 @@ class Analysis:
     request: Request = dataclasses.field(metadata=_SAME)
     results: dict[Key, Evaluation] = dataclasses.field(metadata=_ADDED)
     margins: dict[Key, PerImage] = dataclasses.field(metadata=_JOINED)
-    predictions: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
-    largest: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
+    masked: dict[str, MaskedCertificate] = dataclasses.field(metadata=_JOINED)
+    masked_squares: dict[int, MaskedCertificate] = dataclasses.field(metadata=_JOINED)
+    prediction: PerImage = dataclasses.field(metadata=_JOINED)
+    predictions: dict[Way, PerImage] = dataclasses.field(metadata=_JOINED)
+    largest: dict[Way, PerImage] = dataclasses.field(metadata=_JOINED)
     runner_up: PerImage = dataclasses.field(metadata=_JOINED)
-    uncertain: dict[tuple[Voting, str], Accuracy] = dataclasses.field(metadata=_ADDED)
-    is_exact: dict[tuple[Voting, str], bool] = dataclasses.field(metadata=_SAME)
+    uncertain: dict[tuple[Way, str], Accuracy] = dataclasses.field(metadata=_ADDED)
+    is_exact: dict[tuple[Way, str], bool] = dataclasses.field(metadata=_SAME)
     right_by_ablation: PerAblation = dataclasses.field(metadata=_ADDED)
     sweep: dict[tuple[Any, ...], Evaluation] = dataclasses.field(metadata=_ADDED)
     maps: dict[str, np.ndarray] = dataclasses.field(metadata=_JOINED)
@@ -125,31 +156,61 @@ class Analysis:
         pairs = len(self.runner_up) * len(self.right_by_ablation)
         return float(self.right_by_ablation.sum() / pairs) if pairs else float("nan")
 
-    def is_right(self, voting: Voting) -> np.ndarray:
+    def is_right(self, voting: Way) -> np.ndarray:
         """Bool [N]: predicted as labelled, by this voting."""
         return self.predictions[voting] == self.store.labels
 
+    def way_against(self, attack: str) -> Way:
+        """How the classifier decides, where it can certify against this attack so."""
+        is_masked = self.request.design is not None and attack in self.masked
+        return DOUBLE_MASKING if is_masked else self.request.voting
+
+    def is_hit(self, way: Way, attack: str) -> np.ndarray:
+        """Bool [N]: right and certified, by the placement rule or by double masking."""
+        if way == DOUBLE_MASKING:
+            found = self.masked[attack]
+            return found.is_certified & (found.prediction == self.store.labels)
+        return self.is_right(way) & (self.margins[way, attack, "placement"] >= 0)
+
+    @property
+    def clean(self) -> Accuracy:
+        """Images that the classifier gets right, as it decides."""
+        is_right = self.prediction == self.store.labels
+        return Accuracy(int(is_right.sum()), len(is_right))
+
+    @property
+    def detected(self) -> dict[str, Accuracy]:
+        """{attack: images right on which all single masks agree}."""
+        labels = self.store.labels
+        return {a: detected_accuracy(found, labels) for a, found in self.masked.items()}
+
     def squares(
         self, sides: Iterable[int]
-    ) -> dict[tuple[Voting, Patch, Rule], Evaluation]:
-        """Evaluations against squares, by the placement rule, of all votings.
+    ) -> dict[tuple[Way, Patch, Rule], Evaluation]:
+        """Evaluations against squares, by the placement rule and by double masking.
 
-        What is certified against a square is certified against every smaller one, so
-        the largest says all.
+        What votes certify they certify against every smaller square: the largest says
+        all. Double masking decides by masks made for each square.
 
         Args:
           sides: pixels.
 
         Returns:
-          {(voting, square, "placement"): evaluation}.
+          {(way to decide, square, "placement"): evaluation}; by double masking of the
+          squares that it can certify against.
         """
-        return {
-            (voting, Patch(side, side), "placement"): tally(
-                self.is_right(voting), self.largest[voting] >= side
-            )
-            for side in sides
-            for voting in self.largest
-        }
+        found: dict[tuple[Way, Patch, Rule], Evaluation] = {}
+        for side in sides:
+            square = Patch(side, side)
+            for voting in self.predictions:
+                is_certified = self.largest[voting] >= side
+                found[voting, square, "placement"] = tally(
+                    self.is_right(voting), is_certified
+                )
+            if side in self.masked_squares:
+                masked = evaluate(self.masked_squares[side], self.store.labels)
+                found[DOUBLE_MASKING, square, "placement"] = masked
+        return found
 
 
 def ways_to_combine(record: type) -> dict[str, Callable[[Any, Any], Any]]:
@@ -221,8 +282,8 @@ def _analyze_images(
     kept = request.sample[(request.sample >= span.start) & (request.sample < span.stop)]
     cast = {voting: request.cast(scores, voting) for voting in request.votings}
     certificates: dict[Key, Certificate] = {}
-    uncertain: dict[tuple[Voting, str], Accuracy] = {}
-    is_exact: dict[tuple[Voting, str], bool] = {}
+    uncertain: dict[tuple[Way, str], Accuracy] = {}
+    is_exact: dict[tuple[Way, str], bool] = {}
     for voting, (votes, limit) in cast.items():
         doubt = _doubtful(scores, voting, request)
         for attack in request.attacks:
@@ -239,6 +300,11 @@ def _analyze_images(
             if doubt is not None:
                 found = certify(votes, sets, limit=limit, uncertain=doubt)
                 uncertain[voting, name] = evaluate(found, labels).certified
+    results = {k: evaluate(found, labels) for k, found in certificates.items()}
+    levels = log_levels(scores)
+    masked = against_attacks(levels, request.attacks)
+    for name, found_masked in masked.items():
+        results[DOUBLE_MASKING, name, "placement"] = evaluate(found_masked, labels)
     predictions = {
         voting: found.prediction for (voting, _, _), found in certificates.items()
     }
@@ -250,7 +316,20 @@ def _analyze_images(
             votes, ablation, request.patches[0], size, limit=limit
         )
         maps = {"margin": margin, "rival": rival}
-    settings, unproven, rectangles = {}, None, None
+    largest: dict[Way, PerImage] = {
+        voting: largest_certified_patch(v, ablation, size, limit=limit)
+        for voting, (v, limit) in cast.items()
+    }
+    prediction = predictions[request.voting]
+    if request.design is not None:
+        masks = design_masks(ablation, request.design, size)
+        prediction = double_masking_predict(mask_table(levels, masks))
+    settings, unproven, rectangles, squares = {}, None, None, {}
+    if request.has_squares:
+        squares = against_squares(levels, ablation, size)
+        largest[DOUBLE_MASKING] = np.zeros(len(scores), np.int64)
+        for side, masked_square in squares.items():
+            largest[DOUBLE_MASKING][masked_square.is_certified] = side
     if request.has_figures:
         settings = _analyze_settings(scores, labels, request)
         at = vulnerability_map(votes, ablation, request.patch, size, limit=limit)[0]
@@ -263,13 +342,13 @@ def _analyze_images(
     return Analysis(
         store=store,
         request=request,
-        results={k: evaluate(found, labels) for k, found in certificates.items()},
+        results=results,
         margins={k: found.margin for k, found in certificates.items()},
+        masked=masked,
+        masked_squares=squares,
+        prediction=prediction,
         predictions=predictions,
-        largest={
-            voting: largest_certified_patch(v, ablation, size, limit=limit)
-            for voting, (v, limit) in cast.items()
-        },
+        largest=largest,
         runner_up=runner_up(votes, limit=limit),
         uncertain=uncertain,
         is_exact=is_exact,

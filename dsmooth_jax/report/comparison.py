@@ -1,16 +1,15 @@
 """Runs side by side: the same images, asked the same patches, one table, one figure."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, summary
 from dsmooth_jax.report.analysis import Analysis, Watch, analyze
 from dsmooth_jax.report.plot_style import write_figure
-from dsmooth_jax.report.request import attacks_on, request_of
+from dsmooth_jax.report.request import DOUBLE_MASKING, attacks_on, request_of
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
 from dsmooth_jax.storage.shards import StoreError, is_store
@@ -91,7 +90,8 @@ def compare(
     Args:
       stores: {name: scores}, two or more.
       patches: against which.
-      voting: of all; the one that each run has saved, if None.
+      voting: of all, or "double_masking", made for each patch; the decision that each
+        run has saved, if None.
       watch: as in `analyze`.
 
     Returns:
@@ -106,13 +106,18 @@ def compare(
     check_same_images(stores)
     runs = {}
     for name, store in stores.items():
-        asked: Any = voting or store.origin.voting or "threshold"
+        is_masked = voting == DOUBLE_MASKING
+        asked: Any = None if is_masked else voting
         request = request_of(
             store.origin,
             attacks_on(store.ablation, store.image_size, patches),
-            (asked,),
+            (asked or store.origin.voting or "threshold",),
+            design=patches[0] if is_masked else None,
             has_figures=False,
+            has_squares=asked is None,
         )
+        if asked:  # whatever the run itself decides by
+            request = dataclasses.replace(request, design=None)
         runs[name] = analyze(store, request, watch=watch)
     return runs
 
@@ -123,16 +128,19 @@ def rows(runs: Mapping[str, Analysis]) -> list[dict[str, Any]]:
     found = []
     for patch in first.request.patches:
         for name, run in runs.items():
-            voting = run.request.voting
-            result = run.results[voting, str(patch), "placement"]
-            here, there = _is_hit(run, patch), _is_hit(first, patch)
+            attack = str(patch)
+            way = run.way_against(attack)
+            result = run.results[way, attack, "placement"]
+            here, there = (
+                one.is_hit(one.way_against(attack), attack) for one in (run, first)
+            )
             found.append(
                 {
                     "patch": str(patch),
                     "run": name,
                     "ablation": str(run.store.ablation),
-                    "voting": voting,
-                    "setting": run.request.setting(voting),
+                    "voting": way,
+                    "setting": run.request.setting(way),
                     "num_images": result.clean.num_images,
                     "clean": result.clean,
                     "certified": result.certified,
@@ -141,12 +149,6 @@ def rows(runs: Mapping[str, Analysis]) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def _is_hit(run: Analysis, patch: Patch) -> np.ndarray:
-    """Bool [N]: right and certified against the patch, by the placement rule."""
-    voting = run.request.voting
-    return run.is_right(voting) & (run.margins[voting, str(patch), "placement"] >= 0)
 
 
 def format_comparison(runs: Mapping[str, Analysis]) -> str:
@@ -166,7 +168,7 @@ def format_comparison(runs: Mapping[str, Analysis]) -> str:
         change = "" if name == first else f"{row['gained']:8,} {row['lost']:8,}"
         lines.append(
             f"{'' if patch == last else patch:9} {shown[name]:{wide}}  "
-            f"{row['voting']:9}  "
+            f"{summary.SHORT.get(row['voting'], row['voting']):9}  "
             f"{100 * row['clean'].value:6.1f}  "
             f"{summary.format_accuracy(row['certified'])}  {change:17}".rstrip()
         )
@@ -177,14 +179,18 @@ def format_comparison(runs: Mapping[str, Analysis]) -> str:
 def draw(runs: Mapping[str, Analysis]) -> "Figure":
     """Draws certified accuracy over the side of a square, a line for each run."""
     first = next(iter(runs.values()))
-    largest = max(int(r.largest[r.request.voting].max()) for r in runs.values())
-    sides = range(1, min(largest + 1, *first.store.image_size) + 1)
     found = {}
     for name, run in runs.items():
-        squares = run.squares(sides)
-        found[name] = dict(zip(sides, squares.values(), strict=True))
+        way = run.request.voting if run.request.design is None else DOUBLE_MASKING
+        last = min(int(run.largest[way].max()) + 1, *first.store.image_size)
+        squares = run.squares(range(1, last + 1))
+        found[name] = {
+            square.height: result
+            for (each, square, _), result in squares.items()
+            if each == way
+        }
     images = summary.describe_images(first.store)
-    return figures.comparison_figure(found, caption=f"{images}, placement rule")
+    return figures.comparison_figure(found, caption=images)
 
 
 def write(runs: Mapping[str, Analysis], out: pathlib.Path) -> list[str]:

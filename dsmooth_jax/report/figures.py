@@ -20,6 +20,7 @@ from dsmooth_jax.report.plot_style import (
     MUTED,
     ORANGE,
     PAPER,
+    PURPLE,
     interval_band,
     legend,
     new_figure,
@@ -28,6 +29,7 @@ from dsmooth_jax.report.plot_style import (
     percent,
     percent_axis,
 )
+from dsmooth_jax.report.request import DOUBLE_MASKING, Way
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.voting import Voting
 from dsmooth_jax.wording import counted, one_line
@@ -35,7 +37,8 @@ from dsmooth_jax.wording import counted, one_line
 if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is used
     from matplotlib.figure import Figure
 
-_STYLES: dict[tuple[Voting, Rule], dict[str, Any]] = {
+_STYLES: dict[tuple[Way, Rule], dict[str, Any]] = {
+    (DOUBLE_MASKING, "placement"): {"color": PURPLE, "marker": "D", "linestyle": "-"},
     ("graded", "placement"): {"color": BLUE, "marker": "o", "linestyle": "-"},
     ("threshold", "placement"): {"color": ORANGE, "marker": "s", "linestyle": "--"},
     ("top_one", "placement"): {"color": GREEN, "marker": "^", "linestyle": "-."},
@@ -47,7 +50,7 @@ _STYLES: dict[tuple[Voting, Rule], dict[str, Any]] = {
 
 @our_style()
 def accuracy_figure(
-    results: Mapping[tuple[Voting, Patch, Rule], Evaluation],
+    results: Mapping[tuple[Way, Patch, Rule], Evaluation],
     *,
     base_accuracy: float,
     caption: str,
@@ -55,8 +58,8 @@ def accuracy_figure(
     """Draws certified accuracy over patch size, with clean and base accuracy.
 
     Args:
-      results: {(voting, patch, rule): evaluation}. Squares are drawn by their side;
-        other shapes one after the other.
+      results: {(way to decide, patch, rule): evaluation}. Squares are drawn by their
+        side; other shapes one after the other.
       base_accuracy: the mean over ablations, in [0, 1].
       caption: a line of small print: data, n, model.
     """
@@ -64,7 +67,8 @@ def accuracy_figure(
         "Certified accuracy against one adversarial patch", caption
     )
     patches = list(dict.fromkeys(patch for _, patch, _ in results))
-    votings = list(dict.fromkeys(voting for voting, _, _ in results))
+    # The clean accuracy of votes: that of double masking depends on the patch.
+    votings = dict.fromkeys(way for way, _, _ in results if way != DOUBLE_MASKING)
     are_squares = all(patch.height == patch.width for patch in patches)
     place = np.arange(1.0, len(patches) + 1)
     if are_squares:
@@ -82,19 +86,26 @@ def accuracy_figure(
     for (voting, rule), style in _STYLES.items():
         if (voting, patches[0], rule) not in results:
             continue
-        found = [results[voting, patch, rule].certified for patch in patches]
+        is_shown = np.array([(voting, patch, rule) in results for patch in patches])
+        found = [
+            results[voting, patch, rule].certified
+            for patch, is_there in zip(patches, is_shown, strict=True)
+            if is_there
+        ]
         is_placement = rule == "placement"
         if is_placement:
-            interval_band(axes, place, found, style["color"])
+            interval_band(axes, place[is_shown], found, style["color"])
         axes.plot(
-            place,
+            place[is_shown],
             [100 * accuracy.value for accuracy in found],
             **style | ({} if are_squares else {"linestyle": "none"}),
             linewidth=1.6,
             markersize=4.5,
             markerfacecolor=style["color"] if is_placement else PAPER,
             zorder=3 if is_placement else 2,
-            label=f"{voting.replace('_', ' ')} votes, {rule} rule",
+            label="double masking"
+            if voting == DOUBLE_MASKING
+            else f"{voting.replace('_', ' ')} votes, {rule} rule",
         )
     axes.set_xlim(*span)
     if are_squares:

@@ -18,6 +18,7 @@ from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.report import plot_style, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.explorer_data import explore, is_grid
+from dsmooth_jax.report.request import DOUBLE_MASKING, Request
 from dsmooth_jax.report.thumbnails import atlas, choose, load_thumbnails
 from dsmooth_jax.storage.provenance import flatten
 from dsmooth_jax.wording import counted
@@ -106,6 +107,7 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
         num_shown=len(request.sample),
         sees=summary.describe_ablation(store.ablation),
         image_size="{}x{}".format(*store.image_size),
+        design=_shared_design(request),
         resized_to="x".join(map(str, store.origin.resized_to or ())),
         tolerance=f"{request.tolerance:g}",
         chosen_on=store.origin.chosen_on or "not recorded",
@@ -120,7 +122,7 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
 
 def _stats(analysis: Analysis) -> list[dict[str, str]]:
     patch = analysis.request.patch
-    found = analysis.results[analysis.request.voting, str(patch), "placement"]
+    found = analysis.results[analysis.way_against(str(patch)), str(patch), "placement"]
     return [
         _stat("Right, no patch", found.clean),
         _stat(f"Right and certified at {patch}", found.certified),
@@ -140,23 +142,31 @@ def _stat(name: str, accuracy: Accuracy) -> dict[str, str]:
 
 
 def _rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """The table's rows: of each attack a row for each voting."""
+    """The table's rows: of each attack a row for each way to decide."""
     rows, request = [], analysis.request
     for attack in request.attacks:
-        for voting in request.votings:
-            placement = analysis.results[voting, attack.name, "placement"]
-            margin = analysis.results.get((voting, attack.name, "margin"))
-            rows.append(
-                {
-                    "attack": attack.name,
-                    "is_first": voting == request.votings[0],
-                    "voting": voting.replace("_", " "),
+        for way in (*request.votings, DOUBLE_MASKING):
+            placement = analysis.results.get((way, attack.name, "placement"))
+            margin = analysis.results.get((way, attack.name, "margin"))
+            detected = analysis.detected.get(attack.name)
+            is_masked = way == DOUBLE_MASKING
+            row = {
+                "attack": attack.name,
+                "is_first": way == request.votings[0],
+                "voting": way.replace("_", " "),
+                "is_possible": placement is not None,
+            }
+            if placement is not None:
+                row |= {
                     "clean": _percent(placement.clean),
                     "certified": _percent(placement.certified),
                     "margin": _percent(margin.certified)["value"] if margin else "",
                     "wrong": _percent(placement.certified_wrong)["value"],
+                    "detected": _percent(detected)["value"]
+                    if is_masked and detected
+                    else "",
                 }
-            )
+            rows.append(row)
     return rows
 
 
@@ -178,7 +188,8 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
         ("ablations", f"{store.ablation.num_ablations(store.image_size):,}"),
         ("classes", f"{store.num_classes:,}"),
         ("votings", ", ".join(request.votings)),
-        ("figures are by", request.voting),
+        ("figures of margins are by", request.voting),
+        ("the classifier decides by", _decision(request)),
         ("threshold", f"{request.threshold:g}"),
         ("strength", f"{request.strength:g}"),
         ("tolerance", f"{request.tolerance:g}"),
@@ -188,6 +199,18 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [("Settings", settings), ("Scores were made by", _facts(made_by))]
     groups.append(("Versions", _facts(versions)))
     return [(name, facts) for name, facts in groups if facts]
+
+
+def _shared_design(request: Request) -> str:
+    """The patch that the masks of all rows are made for; "" where each has its own."""
+    is_own = all(attack.masked_for == attack.patch for attack in request.attacks)
+    return "" if is_own else str(request.design)
+
+
+def _decision(request: Request) -> str:
+    if request.design is None:
+        return f"{request.voting} votes"
+    return f"double masking, made for {request.design}"
 
 
 def _facts(record: Any) -> list[tuple[str, str]]:
@@ -226,6 +249,7 @@ def _inline(svg: str, name: str) -> str:
         plot_style.BLUE: "blue",
         plot_style.ORANGE: "orange",
         plot_style.GREEN: "green",
+        plot_style.PURPLE: "purple",
         "#000000": "ink",
     }.items():
         svg = svg.replace(color, f"var(--{variable})")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # drawing costs a second to import, so it is done when it is 
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT, PAPER = "#1f2328", "#5f6771", "#dfe3e8", "#ffffff"
-BLUE, ORANGE, GREEN = "#0b5fa5", "#c8660a", "#4d7c1f"
+BLUE, ORANGE, GREEN, PURPLE = "#0b5fa5", "#c8660a", "#4d7c1f", "#7b3f98"
 """The palette; a page replaces these by its own, for dark screens."""
 
 _CAPTION = "caption"  # the mark of the small print

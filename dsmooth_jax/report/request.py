@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.certificate import Rule
+from dsmooth_jax.leaving_out import covering_touched, design_masks, masks_of_several
 from dsmooth_jax.queries import rectangles_of_area, touched_by_any
 from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import ImageSize, Touched
+from dsmooth_jax.types import AblationMasks, ImageSize, Touched
 from dsmooth_jax.voting import (
     STRENGTH,
     THRESHOLD,
@@ -23,8 +24,13 @@ from dsmooth_jax.voting import (
     check_voting,
 )
 
-Key: TypeAlias = tuple[Voting, str, Rule]
-"""A voting, an attack by its name, a rule."""
+Way: TypeAlias = Voting | Literal["double_masking"]
+"""How a classifier decides: by which votes, or by leaving ablations out."""
+
+DOUBLE_MASKING: Way = "double_masking"
+
+Key: TypeAlias = tuple[Way, str, Rule]
+"""A way to decide, an attack by its name, a rule."""
 
 _MOST_SIZES = 32  # patch heights and widths that a figure or a slider shows
 
@@ -38,12 +44,17 @@ class Attack:
       touched: bool [L, P], its touched sets.
       num_patches: how many of them at once, >= 1.
       patch: the patch, where it is one of one size; None where it is more.
+      masks: bool [M, P], what double masking leaves out, two at a time; None where it
+        cannot certify against this.
+      masked_for: the patch that these masks are made for; None for more than a patch.
     """
 
     name: str
     touched: Touched
     num_patches: int = 1
     patch: Patch | None = None
+    masks: AblationMasks | None = None
+    masked_for: Patch | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,11 +67,14 @@ class Request:
       threshold: of threshold votes, in (0, 1].
       strength: of graded votes, in [1, 100].
       voting: the voting that the figures are about.
+      design: the patch that the masks of the classifier are made for, where it decides
+        by double masking; None where it decides by votes.
       tolerance: scores this close to a vote's edge count for the attacker too.
       thresholds: of a sweep over every attack and both rules.
       strengths: likewise.
       has_maps: also the margin of every image at every placement of the first patch.
       has_figures: also what only figures and page show.
+      has_squares: also double masking against every square.
       sample: int64 [n], increasing: the images whose scores are kept, for the page.
     """
 
@@ -70,11 +84,13 @@ class Request:
     strength: float
     _: dataclasses.KW_ONLY
     voting: Voting
+    design: Patch | None = None
     tolerance: float = 1e-6
     thresholds: Sequence[float] = ()
     strengths: Sequence[float] = ()
     has_maps: bool = False
     has_figures: bool = True
+    has_squares: bool = True
     sample: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty(0, np.int64)
     )
@@ -107,15 +123,20 @@ class Request:
         ordered = sorted(self.patches, key=lambda patch: patch.height * patch.width)
         return ordered[len(ordered) // 2]
 
+    @property
+    def attack(self) -> Attack:
+        """The attack by this patch."""
+        return next(one for one in self.attacks if one.patch == self.patch)
+
     def cast(self, scores: np.ndarray, voting: Voting) -> tuple[np.ndarray, int | None]:
         """Votes or levels [N, P, K] by a voting with its setting, and their limit."""
         return cast_votes(
             scores, voting, threshold=self.threshold, strength=self.strength
         )
 
-    def setting(self, voting: Voting) -> float | None:
-        """The voting's threshold or strength; None for top one, which has none."""
-        return {"threshold": self.threshold, "graded": self.strength}.get(voting)
+    def setting(self, way: Way) -> float | None:
+        """The voting's threshold or strength; None for what has none."""
+        return {"threshold": self.threshold, "graded": self.strength}.get(way)
 
 
 def request_of(
@@ -125,6 +146,7 @@ def request_of(
     *,
     threshold: float | None = None,
     strength: float | None = None,
+    design: Patch | None = None,
     **others: Any,
 ) -> Request:
     """Asks with the voting and the settings that were chosen for a model.
@@ -135,6 +157,7 @@ def request_of(
       votings: side by side.
       threshold: instead of the chosen one.
       strength: likewise.
+      design: instead of the chosen one, see `Request`.
       others: what else a `Request` holds, by name.
 
     Returns:
@@ -154,6 +177,7 @@ def request_of(
         THRESHOLD if threshold is None else threshold,
         STRENGTH if strength is None else strength,
         voting=voting if voting in votings else votings[0],
+        design=saved.design if design is None else design,
         **others,
     )
 
@@ -165,6 +189,7 @@ def attacks_on(
     *,
     area: int | None = None,
     num_patches: int = 1,
+    design: Patch | None = None,
 ) -> list[Attack]:
     """What to certify against: each patch, and more where asked.
 
@@ -174,25 +199,48 @@ def attacks_on(
       patches: one or more.
       area: also each maximal rectangle of at most so many pixels, and all at once.
       num_patches: also so many of each of the patches at once, where above 1.
+      design: the patch that the masks of double masking are made for; None makes them
+        for each attack anew.
 
     Returns:
       The attacks, as `Request` takes them.
 
     Raises:
-      TypeError, ValueError: as `touched` and `rectangles_of_area`.
+      TypeError, ValueError: as `touched` and `rectangles_of_area`; a design that is too
+        large for these ablations.
     """
     rectangles = () if area is None else rectangles_of_area(area, image_size)
-    attacks = {
-        patch: Attack(str(patch), touched(ablation, patch, image_size), patch=patch)
-        for patch in [*patches, *rectangles]
+    designed = None if design is None else design_masks(ablation, design, image_size)
+
+    def attack(
+        name: str, sets: Touched, num_patches: int = 1, patch: Patch | None = None
+    ) -> Attack:
+        out = masks(sets, num_patches, patch)
+        return Attack(name, sets, num_patches, patch, out, design or patch)
+
+    def masks(
+        sets: Touched, num_patches: int, patch: Patch | None
+    ) -> AblationMasks | None:
+        try:
+            if designed is None:
+                if patch is None:
+                    return masks_of_several(sets, num_patches)
+                return design_masks(ablation, patch, image_size)
+            covering_touched(designed, sets)
+        except ValueError:  # too large for these ablations, or not inside the design
+            return None
+        return designed if num_patches == 1 else None
+
+    sets = {
+        patch: touched(ablation, patch, image_size) for patch in [*patches, *rectangles]
     }
-    found = list(attacks.values())
+    found = [attack(str(p), one, patch=p) for p, one in sets.items()]
     if area is not None:
         together = touched_by_any(ablation, rectangles, image_size)
-        found.append(Attack(f"area <={area}", together))
+        found.append(attack(f"area <={area}", together))
     if num_patches > 1:
         found += [
-            Attack(f"{num_patches} x {patch}", attacks[patch].touched, num_patches)
+            attack(f"{num_patches} x {patch}", sets[patch], num_patches)
             for patch in dict.fromkeys(patches)
         ]
     return found

@@ -22,42 +22,62 @@ from dsmooth_jax.ablation import (
 )
 from dsmooth_jax.evaluation import Accuracy, Evaluation
 from dsmooth_jax.report.analysis import Analysis
-from dsmooth_jax.report.request import Attack, Key, Request
+from dsmooth_jax.report.request import DOUBLE_MASKING, Attack, Key, Request, Way
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.wording import counted, csv_text, one_line
 
 Results = Mapping[Key, Evaluation]
-"""What was found for each voting, attack (by its name) and rule."""
+"""What was found for each way to decide, attack (by its name) and rule."""
+
+SHORT = {DOUBLE_MASKING: "masking"}  # in a table of 100 columns
 
 
-def format_table(results: Results) -> str:
-    """Lays out accuracies in per cent with 95 % intervals, a line per patch and voting.
+def format_table(
+    results: Results, detected: Mapping[str, Accuracy] | None = None
+) -> str:
+    """Lays out accuracies in per cent with 95 % intervals.
+
+    A line for each patch and way to decide. Double masking decides by masks made for
+    the patch of the line, or for one that all lines share; where it cannot certify
+    against a patch, the line says so.
 
     Args:
-      results: of each attack at least the placement rule.
+      results: of each attack at least the placement rule of each voting.
+      detected: of double masking, by attack.
     """
-    wide = max(9, *(len(str(attack)) for _, attack, _ in results))
+    wide = max(9, *(len(attack) for _, attack, _ in results))
     lines = [
         f"{'':{wide}} {'':9}  {'clean accuracy':^22}  {'certified accuracy':^22}  "
         f"{'margin rule':^11}  {'certified':>9}",
-        f"{'patch':{wide}} {'voting':9}  {'%  (95 % interval)':^22}  "
-        f"{'%  (95 % interval)':^22}  {'(paper)':^11}  {'but wrong':>9}",
+        f"{'patch':{wide}} {'decision':9}  {'%  (95 % interval)':^22}  "
+        f"{'%  (95 % interval)':^22}  {'(paper)':^11}  {'but wrong':>9}"
+        + (" detected" if detected else ""),
     ]
-    lines.append("-" * len(lines[0]))
+    lines.append("-" * len(lines[1]))
     last = None
     order = [list(dict.fromkeys(names)) for names in zip(*results, strict=True)]
-    for voting, attack in ((v, a) for a in order[1] for v in order[0]):
-        placement = results[voting, attack, "placement"]
-        margin = results.get((voting, attack, "margin"))
-        lines.append(
-            f"{'' if attack == last else attack!s:{wide}} {voting:9}  "
-            f"{format_accuracy(placement.clean)}  "
-            f"{format_accuracy(placement.certified)}  "
-            + (f"{100 * margin.certified.value:7.1f}    " if margin else " " * 11)
-            + f"  {100 * placement.certified_wrong.value:9.1f}"
-        )
+    for way, attack in ((w, a) for a in order[1] for w in order[0]):
+        start = f"{'' if attack == last else attack:{wide}} {SHORT.get(way, way):9}  "
         last = attack
+        placement = results.get((way, attack, "placement"))
+        if placement is None:
+            lines.append(f"{start}too large for it")
+            continue
+        margin = results.get((way, attack, "margin"))
+        line = (
+            f"{start}{format_accuracy(placement.clean)}  "
+            f"{format_accuracy(placement.certified)}  "
+            + (f"{_percent(margin.certified):>7}    " if margin else " " * 11)
+            + f"  {_percent(placement.certified_wrong):>9}"
+        )
+        if way == DOUBLE_MASKING and detected:
+            line += f" {_percent(detected[attack]):>8}"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def _percent(accuracy: Accuracy) -> str:
+    return f"{100 * accuracy.value:.1f}"
 
 
 def format_accuracy(accuracy: Accuracy) -> str:
@@ -108,8 +128,9 @@ def write_rows(
 def claim(analysis: Analysis) -> str:
     """Says in a sentence what is proven, against whom, for which images and model."""
     store, request = analysis.store, analysis.request
-    patch, voting = request.patch, request.voting
-    accuracy = analysis.results[voting, str(patch), "placement"].certified
+    patch = request.patch
+    way = analysis.way_against(str(patch))
+    accuracy = analysis.results[way, str(patch), "placement"].certified
     low, high = (100 * bound for bound in accuracy.interval)
     return (
         f"{accuracy.count:,} of {describe_images(store)} "
@@ -117,7 +138,7 @@ def claim(analysis: Analysis) -> str:
         f"{'is' if accuracy.count == 1 else 'are'} classified right, and proven to "
         f"stay so: no {patch} patch, anywhere in the image, with any content, by an "
         "attacker who knows everything, changes the prediction of "
-        f"{describe_model(store)}, decided by {describe_voting(request, voting)}."
+        f"{describe_model(store)}, decided by {describe_way(request, way)}."
     )
 
 
@@ -168,13 +189,15 @@ def describe_ablation(ablation: Ablation) -> str:
     return str(ablation)
 
 
-def describe_voting(request: Request, voting: str) -> str:
+def describe_way(request: Request, way: Way) -> str:
     """Returns for example "graded votes (strength 5)"."""
+    if way == DOUBLE_MASKING:
+        return f"double masking, made for {request.attack.masked_for}"
     setting = {
         "threshold": f" (threshold {request.threshold:g})",
         "graded": f" (strength {request.strength:g})",
     }
-    return f"{voting.replace('_', ' ')} votes{setting.get(voting, '')}"
+    return f"{way.replace('_', ' ')} votes{setting.get(way, '')}"
 
 
 def summarize(analysis: Analysis) -> dict[str, Any]:
@@ -189,6 +212,8 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
             record["certified_accuracy_uncertain"] = doubtful.value
         if (voting, name) in analysis.is_exact:
             record["is_exact"] = analysis.is_exact[voting, name]
+        if voting == DOUBLE_MASKING:
+            record["detected_accuracy"] = analysis.detected[name].value
         records.append(record)
     return {
         "num_images": len(store),
@@ -196,14 +221,14 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
         "ablation": ablation_to_json(store.ablation),
         "image_shape": list(store.image_shape),
         "resized_to": store.origin.resized_to,
+        "decision": "votes" if request.design is None else DOUBLE_MASKING,
+        "design_patch": str(request.design) if request.design else None,
         "voting": request.voting,
         "threshold": request.threshold,
         "strength": request.strength,
         "settings_chosen_on": store.origin.chosen_on or "not recorded",
         "tolerance": request.tolerance,
-        "clean_accuracy": analysis.results[
-            request.voting, str(request.patch), "placement"
-        ].clean.value,
+        "clean_accuracy": analysis.clean.value,
         "base_accuracy": analysis.base_accuracy,
         "certificates": records,
         "made_by": store.made_by,
@@ -211,13 +236,17 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
 
 
 def image_rows(analysis: Analysis) -> dict[str, np.ndarray]:
-    """The columns of rows.csv, a row for each image; predictions by the main voting."""
-    store, request = analysis.store, analysis.request
+    """The columns of rows.csv, a row for each image."""
+    store = analysis.store
     return {
         "id": store.ids,
         "label": store.labels,
-        "prediction": analysis.predictions[request.voting],
+        "prediction": analysis.prediction,
         "runner_up": analysis.runner_up,
+        **{
+            f"prediction_{voting}": classes
+            for voting, classes in analysis.predictions.items()
+        },
         **{
             f"largest_certified_square_{voting}": side
             for voting, side in analysis.largest.items()
@@ -226,14 +255,24 @@ def image_rows(analysis: Analysis) -> dict[str, np.ndarray]:
             f"margin_{attack}_{voting}_{rule}": margin
             for (voting, attack, rule), margin in analysis.margins.items()
         },
+        **{
+            f"{name}_{attack}_{DOUBLE_MASKING}": getattr(found, name).astype(np.int64)
+            for attack, found in analysis.masked.items()
+            for name in ("prediction", "is_certified", "is_detected")
+        },
     }
 
 
 def sweep_rows(analysis: Analysis) -> dict[str, Sequence[Any]]:
     """The columns of sweep.csv: every setting, attack and rule that was asked for."""
     names = ("voting", "setting", "attack", "rule", "clean", "certified", "num_images")
+    masked = {
+        (way, "", attack, rule): result  # it has no setting
+        for (way, attack, rule), result in analysis.results.items()
+        if way == DOUBLE_MASKING
+    }
     rows = [
         (*key, result.clean.count, result.certified.count, result.clean.num_images)
-        for key, result in analysis.sweep.items()
+        for key, result in {**analysis.sweep, **masked}.items()
     ]
     return dict(zip(names, zip(*rows, strict=True), strict=True))

@@ -8,6 +8,8 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+from dsmooth_jax.threat import Patch
+
 _LONGEST = 60  # of a value that a reader can compare
 
 # What a checksum that differs means.
@@ -36,7 +38,9 @@ class Origin:
       voting: chosen on validation data, as are:
       threshold: of threshold votes.
       strength: of graded votes.
-      chosen_on: where these three were chosen.
+      decision: "votes" or "double_masking".
+      patch: [height, width] that the masks of double masking are made for.
+      chosen_on: where these were chosen.
       device: what computed the scores.
       precision: of its matrix products.
       versions: of the packages, by name.
@@ -50,6 +54,8 @@ class Origin:
     voting: Any = None
     threshold: Any = None
     strength: Any = None
+    decision: Any = None
+    patch: Any = None
     chosen_on: Any = None
     device: Any = None
     precision: Any = None
@@ -71,6 +77,11 @@ class Origin:
     def to_json(self) -> dict[str, Any]:
         """What a store keeps: everything that is not None."""
         return {k: v for k, v in vars(self).items() if v is not None}
+
+    @property
+    def design(self) -> Patch | None:
+        """The patch that its masks are made for; None where votes decide."""
+        return Patch(*self.patch) if self.decision == "double_masking" else None
 
     @property
     def model_name(self) -> Any:

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dsmooth_jax.smoothed import Decision
 from dsmooth_jax.voting import Voting
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A voting with its settings, and what it reaches on validation images.
+    """A decision with its settings, and what it reaches on validation images.
 
     Attributes:
       voting: "threshold" or "graded".
@@ -19,6 +20,7 @@ class Choice:
       clean_accuracy: in [0, 1], as are the others.
       certified_accuracy: against the patch.
       base_accuracy: of single ablations.
+      decision: "votes", or "double_masking" by masks made for the patch.
       step: the steps taken by then; 0 before it is known.
     """
 
@@ -29,6 +31,7 @@ class Choice:
     clean_accuracy: float
     certified_accuracy: float
     base_accuracy: float
+    decision: Decision = "votes"
     step: int = 0
 
     @classmethod
@@ -52,8 +55,10 @@ class Choice:
     def __str__(self) -> str:
         patch = "x".join(map(str, self.patch))
         setting = "strength" if self.voting == "graded" else "threshold"
+        how = f"{self.voting}, {setting} {getattr(self, setting):g}"
+        if self.decision == "double_masking":
+            how = "double masking"
         return (
             f"validation: clean {100 * self.clean_accuracy:.1f} %, "
-            f"certified {100 * self.certified_accuracy:.1f} % at {patch} "
-            f"({self.voting}, {setting} {getattr(self, setting):g})"
+            f"certified {100 * self.certified_accuracy:.1f} % at {patch} ({how})"
         )

@@ -15,12 +15,19 @@ from dsmooth_jax.ablation import Ablation, ablation_from_json, thinned
 from dsmooth_jax.checks import check_installed, user_path
 from dsmooth_jax.data import Batch, Dataset
 from dsmooth_jax.data.sampling import stream_indices
-from dsmooth_jax.evaluation import base_accuracy, choose_voting
-from dsmooth_jax.evidence import design_masks
+from dsmooth_jax.evaluation import (
+    Evaluation,
+    base_accuracy,
+    choose_voting,
+    evaluate,
+)
+from dsmooth_jax.evidence import certify_masked, log_levels
+from dsmooth_jax.leaving_out import covering_touched, design_masks
 from dsmooth_jax.models import BaseClassifier, Variables
 from dsmooth_jax.models.weights import load_weights
 from dsmooth_jax.report import figures, plot_style
 from dsmooth_jax.scoring import ScoresFn
+from dsmooth_jax.smoothed import Decision
 from dsmooth_jax.storage import checkpoint, files, provenance
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
@@ -99,6 +106,7 @@ def train(
     image_size = train_set.image_shape[:2]
     train_step = make_step(config, classifier, optimizer, schedule, image_size)
     sets = sets_for("validation", config.validation.patch, record, image_size)
+    masks = masks_for(config.validation.patch, record, image_size)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     given = None
     if config.train.init_from:
@@ -106,7 +114,7 @@ def train(
 
     def validate(variables: Variables) -> Choice:
         scores_fn = classifier.scores_fn(variables)
-        return choose(scores_fn, validation_set, config.validation.patch, sets)
+        return choose(scores_fn, validation_set, config.validation.patch, sets, masks)
 
     with locked("--workdir", workdir, "train.lock"):
         if distributed.is_first():
@@ -215,6 +223,17 @@ def sets_for(
         raise ValueError(f"{part}.patch={list(patch)}: {error}") from None
 
 
+def masks_for(
+    patch: Sequence[int], record: Mapping[str, Any], image_size: ImageSize
+) -> np.ndarray | None:
+    """The masks made for a patch; None where it is too large for double masking."""
+    ablation = ablation_from_json(record["ablation"])
+    try:
+        return design_masks(ablation, Patch(*patch), image_size)
+    except ValueError:
+        return None
+
+
 def make_feed(config: Config, train_set: Dataset) -> Resident | Streamed:
     """Where the images of each step come from: the device itself, if they fit there."""
     batch_size, seed = config.train.batch_size, config.seed
@@ -271,16 +290,29 @@ def choose(
     validation_set: Dataset,
     patch: Sequence[int],
     sets: np.ndarray,
+    masks: np.ndarray | None,
 ) -> Choice:
-    """Chooses voting, threshold and strength on validation images."""
+    """Chooses decision, voting, threshold and strength on validation images."""
     scores = distributed_scoring.score_together(scores_fn, validation_set.images)
-    chosen = choose_voting(scores, validation_set.labels, sets)
-    return Choice(
-        voting=chosen.voting,
-        threshold=chosen.threshold,
-        strength=chosen.strength,
-        patch=tuple(patch),
-        clean_accuracy=chosen.evaluation.clean.value,
-        certified_accuracy=chosen.evaluation.certified.value,
-        base_accuracy=base_accuracy(scores, validation_set.labels),
-    )
+    labels = validation_set.labels
+    chosen = choose_voting(scores, labels, sets)
+
+    def choice(decision: Decision, found: Evaluation) -> Choice:
+        return Choice(
+            voting=chosen.voting,
+            threshold=chosen.threshold,
+            strength=chosen.strength,
+            patch=tuple(patch),
+            clean_accuracy=found.clean.value,
+            certified_accuracy=found.certified.value,
+            base_accuracy=base_accuracy(scores, labels),
+            decision=decision,
+        )
+
+    votes = choice("votes", chosen.evaluation)
+    if masks is None:
+        return votes
+    covering = covering_touched(masks, sets)
+    certificate = certify_masked(log_levels(scores), masks, covering)
+    masked = choice("double_masking", evaluate(certificate, labels))
+    return votes if votes.is_at_least(masked) else masked

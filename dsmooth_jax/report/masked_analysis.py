@@ -1,0 +1,68 @@
+"""What double masking certifies, of a few images: by attack, and by square."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.double_masking import MaskedCertificate
+from dsmooth_jax.evaluation import Accuracy
+from dsmooth_jax.evidence import certify_masked
+from dsmooth_jax.leaving_out import covering_touched, design_masks
+from dsmooth_jax.report.request import Attack, shown_sizes
+from dsmooth_jax.threat import Patch, touched
+from dsmooth_jax.types import ImageSize
+
+
+def against_attacks(
+    levels: np.ndarray, attacks: Sequence[Attack]
+) -> dict[str, MaskedCertificate]:
+    """Certificates by the masks of each attack, where it has some.
+
+    Args:
+      levels: int16 [N, P, K], from `log_levels`.
+      attacks: each decided by its own masks.
+
+    Returns:
+      {attack: certificate}.
+    """
+    found = {}
+    for attack in attacks:
+        if attack.masks is None:
+            continue
+        # Of several patches the masks are all the maximal unions of touched sets.
+        sets = attack.touched if attack.num_patches == 1 else attack.masks
+        covering = covering_touched(attack.masks, sets)
+        found[attack.name] = certify_masked(levels, attack.masks, covering)
+    return found
+
+
+def against_squares(
+    levels: np.ndarray, ablation: Ablation, image_size: ImageSize
+) -> dict[int, MaskedCertificate]:
+    """Certificates by masks made for each square, as far as there are any.
+
+    Args:
+      levels: int16 [N, P, K], from `log_levels`.
+      ablation: the ablation.
+      image_size: (H, W), pixels.
+
+    Returns:
+      {side: certificate}, of `shown_sizes`.
+    """
+    found = {}
+    for side in shown_sizes(min(image_size)):
+        square = Patch(side, side)
+        try:
+            masks = design_masks(ablation, square, image_size)
+        except ValueError:  # too large for these ablations, as are all above
+            break
+        covering = covering_touched(masks, touched(ablation, square, image_size))
+        found[side] = certify_masked(levels, masks, covering)
+    return found
+
+
+def detected_accuracy(found: MaskedCertificate, labels: np.ndarray) -> Accuracy:
+    """Images right on which all single masks agree."""
+    is_right = found.prediction == labels
+    return Accuracy(int((found.is_detected & is_right).sum()), len(labels))
