@@ -5,8 +5,8 @@
 Weights are rounded to the nearest float16 and stored as the float32 they then are:
 compressed they take little more than half the space, and nothing else need know. What
 is shipped is another function than what was trained, if only just: it is put to the
-validation images beside the original, and what differs is printed. Its own accuracy is
-what certify.py then measures.
+validation images beside the original, and what differs is printed. Its decision and
+its settings are chosen there anew. Its own accuracy is what certify.py then measures.
 """
 
 import shutil
@@ -23,6 +23,7 @@ from dsmooth_jax.commands import cli
 from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
+from dsmooth_jax.training import run
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
 
@@ -41,9 +42,10 @@ def ship(workdir, out, data_dir):
     classifier, variables, record = restore_base(workdir)
     rounded = jax.tree.map(round_to_half, variables)
     ablation = ablation_from_json(record["ablation"])
-    compare(classifier, ablation, variables, rounded, record, data_dir)
+    choice = compare(classifier, ablation, variables, rounded, record, data_dir)
     step = checkpoint.latest_step(workdir / BEST)
-    checkpoint.save(out / BEST, step, rounded, {**record, "rounded_to": "float16"})
+    metadata = {**record, **choice.to_json(), "step": step, "rounded_to": "float16"}
+    checkpoint.save(out / BEST, step, rounded, metadata)
     # Orbax says in it which folder of this machine it wrote.
     for done in out.rglob("commit_success.txt"):
         done.write_text("done\n")
@@ -91,6 +93,11 @@ def compare(classifier, ablation, variables, rounded, record, data_dir):
             f"{after.clean.value:.4f}, certified {before.certified.value:.4f} to "
             f"{after.certified.value:.4f}"
         )
+    size = images.image_shape[:2]
+    masks = run.masks_for(record["patch"], record, size)
+    choice = run.choose(scores[1], images.labels, record["patch"], touched, masks)
+    print(f"chosen: {choice}")
+    return choice
 
 
 if __name__ == "__main__":

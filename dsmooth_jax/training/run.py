@@ -26,7 +26,6 @@ from dsmooth_jax.leaving_out import covering_touched, design_masks
 from dsmooth_jax.models import BaseClassifier, Variables
 from dsmooth_jax.models.weights import load_weights
 from dsmooth_jax.report import figures, plot_style
-from dsmooth_jax.scoring import ScoresFn
 from dsmooth_jax.smoothed import Decision
 from dsmooth_jax.storage import checkpoint, files, provenance
 from dsmooth_jax.storage.files import PathLike
@@ -114,7 +113,9 @@ def train(
 
     def validate(variables: Variables) -> Choice:
         scores_fn = classifier.scores_fn(variables)
-        return choose(scores_fn, validation_set, config.validation.patch, sets, masks)
+        scores = distributed_scoring.score_together(scores_fn, validation_set.images)
+        labels = validation_set.labels
+        return choose(scores, labels, config.validation.patch, sets, masks)
 
     with locked("--workdir", workdir, "train.lock"):
         if distributed.is_first():
@@ -286,15 +287,21 @@ def first_variables(
 
 
 def choose(
-    scores_fn: ScoresFn,
-    validation_set: Dataset,
+    scores: np.ndarray,
+    labels: np.ndarray,
     patch: Sequence[int],
     sets: np.ndarray,
     masks: np.ndarray | None,
 ) -> Choice:
-    """Chooses decision, voting, threshold and strength on validation images."""
-    scores = distributed_scoring.score_together(scores_fn, validation_set.images)
-    labels = validation_set.labels
+    """Chooses decision, voting, threshold and strength on validation images.
+
+    Args:
+      scores: floating [N, P, K] of these images.
+      labels: integers [N].
+      patch: (height, width), pixels.
+      sets: bool [L, P], what it touches.
+      masks: bool [M, P], made for it; None where it is too large for double masking.
+    """
     chosen = choose_voting(scores, labels, sets)
 
     def choice(decision: Decision, found: Evaluation) -> Choice:
