@@ -199,7 +199,7 @@ def compare_views(model, data_dir):
         sets = run.sets_for("patch", record["patch"], record, images.image_shape[:2])
         start = time.monotonic()
         scores_fn = changed.scores_fn(variables)
-        choice = run.choose(scores_fn, images, record["patch"], sets)
+        choice = run.choose(scores_fn, images, record["patch"], sets, None)
         seconds = time.monotonic() - start
         found[name] = {"seconds": round(seconds, 1), "chosen": str(choice)}
     return found

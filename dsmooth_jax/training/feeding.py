@@ -94,7 +94,8 @@ class Resident:
 
         def take(state: TrainState, first: int, count: int) -> Any:
             rows = self.rows(first, first + count).astype(np.int32)
-            rows = np.pad(rows, [(0, most - count), (0, 0)])
+            if count < most:
+                rows = np.pad(rows, [(0, most - count), (0, 0)])
             return program(state, images, labels, rows, key_data, np.int32(count))
 
         return take
