@@ -4,7 +4,7 @@ python train.py --config=configs/cifar10_columns3.py --workdir=runs/cifar10_colu
 
 48 minutes on two AMD EPYC cores: 74.5 % clean,
 52.4 % certified at 5x5 on 1,000 validation images (graded votes, placement rule; JPEGs
-of CIFAR-10). docs/training.md.
+of CIFAR-10). docs/experiments.md.
 """
 
 from dsmooth_jax.training.config import template

@@ -5,7 +5,7 @@ python train.py --config=configs/cifar10_columns3_margin.py --workdir=runs/margi
 Begins with the best variables in runs/cifar10_columns3. 40 minutes on two AMD EPYC
 cores: 82.2 % clean, 52.5 % certified at 5x5 on 1,000 validation images (graded votes,
 placement rule; JPEGs of CIFAR-10). Validated once, at the end, so that its best
-variables are the last: so few images could not choose. docs/training.md.
+variables are the last: so few images could not choose. docs/experiments.md.
 """
 
 from configs import cifar10_columns3

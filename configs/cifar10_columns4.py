@@ -3,7 +3,7 @@
 python train.py --config=configs/cifar10_columns4.py --workdir=runs/cifar10_columns4
 
 The recipe of cifar10_columns3, where it was measured; for columns of 4 it was not run.
-docs/training.md.
+docs/experiments.md.
 """
 
 from configs import cifar10_columns3
