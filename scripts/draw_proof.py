@@ -20,7 +20,18 @@ from dsmooth_jax.report.plot_style import BLUE, INK, MUTED, ORANGE, our_style
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATCH = ds.Patch(5, 5)
 SEEN = (3, 9, 14, 20, 26, 31)  # the ablations that are shown
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 @our_style()
