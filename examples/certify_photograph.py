@@ -7,6 +7,7 @@ The model knows ten things, in pictures of 32 x 32 pixels. A larger picture is c
 and resized first, and then these are the pixels that the attacker's patch is made of.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -40,7 +41,10 @@ def main(path: str | pathlib.Path = PHOTOGRAPH) -> None:
     picture = data.decode(path.read_bytes(), path.name, size=(32, 32), channels=3)
     images = picture[None]  # uint8 [1, 32, 32, 3]
 
-    smoothed = ds.load_smoothed(PRETRAINED)
+    # Votes have one answer for patches of every size; double masking is made for one.
+    smoothed = dataclasses.replace(
+        ds.load_smoothed(PRETRAINED), decision="votes", patch=None
+    )
     votes, limit = smoothed.vote(smoothed.score(images))
     found = smoothed.certify(images, ds.Patch(5, 5))
     side = ds.largest_certified_patch(votes, smoothed.ablation, (32, 32), limit=limit)

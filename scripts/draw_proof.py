@@ -2,8 +2,8 @@
 
     python -m scripts.draw_proof [docs/figures/proof.png]
 
-Everything in it is computed: by the shipped classifier with the votes that it was saved
-with, and by its certificate against 5x5 pixels.
+Everything in it is computed: the shipped classifier's graded votes, and their
+certificate against 5x5 pixels.
 """
 
 import pathlib
