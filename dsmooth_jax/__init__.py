@@ -57,7 +57,7 @@ from dsmooth_jax.leaving_out import (
     merged_masks,
 )
 from dsmooth_jax.locality import check_locality
-from dsmooth_jax.masked import MaskedClassifier
+from dsmooth_jax.masked import MaskedClassifier, load_masked
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.models import load_weights, save_weights
@@ -160,6 +160,7 @@ __all__ = [
     "evaluate_alarm",
     "graded_votes",
     "largest_certified_patch",
+    "load_masked",
     "load_smoothed",
     "load_weights",
     "log_doubts",

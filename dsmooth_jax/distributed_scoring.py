@@ -100,15 +100,31 @@ def score_together(scores_fn: ScoresFn, images: Any, *, batch_size: int = 32) ->
     Returns:
       NumPy float32 [N, P, K], the same in every process.
     """
+    return compute_together(
+        lambda part: score(scores_fn, part, batch_size=batch_size), images
+    )
+
+
+def compute_together(
+    compute: Callable[[np.ndarray], np.ndarray], images: Any
+) -> np.ndarray:
+    """An array of each image, each process of a part; all get all.
+
+    Args:
+      compute: images [n, H, W, C] -> [n, ...], of every image by itself.
+      images: [N, H, W, C], an array, or `data.StoredImages`.
+
+    Returns:
+      [N, ...], the same in every process.
+    """
     index, count = distributed.share()
     size = -(-len(images) // count)
     mine = images[index * size : (index + 1) * size]
     # Parts must be of one size to be put together.
-    padded = np.pad(mine, [(0, size - len(mine))] + [(0, 0)] * 3)
-    scores = score(scores_fn, padded, batch_size=batch_size)
+    found = compute(np.pad(mine, [(0, size - len(mine))] + [(0, 0)] * 3))
     if count > 1:
-        scores = multihost_utils.process_allgather(scores, tiled=True)
-    return scores[: len(images)]
+        found = multihost_utils.process_allgather(found, tiled=True)
+    return found[: len(images)]
 
 
 def _collect(scores: Shards) -> Shards:

@@ -36,6 +36,7 @@ from dsmooth_jax.masks import Masks, covering
 from dsmooth_jax.scoring import bound, dealt, padded_batch_size, softmax
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import Table
+from dsmooth_jax.voting import TOLERANCE, check_tolerance
 
 LogitsFn = Callable[[Array], Array]
 """Inputs [B, H, W, 2C] -> logits [B, K]; with a fill, of [B, H, W, C]."""
@@ -52,7 +53,7 @@ def mask_labels(
     *,
     fill: float | None = None,
     early_exit: bool = False,
-    tolerance: float = 1e-6,
+    tolerance: float = TOLERANCE,
     batch_size: int = 256,
 ) -> Table:
     """Classifies every image under every pair of masks.
@@ -67,8 +68,8 @@ def mask_labels(
       early_exit: whether an image stops that cannot be certified any more, against any
         patch that the masks cover. What is left is `NOT_COMPUTED`; predictions and
         certificates are those of the whole table.
-      tolerance: >= 0. A class whose score is above the next by no more than this is
-        marked as in doubt, and certifies nothing.
+      tolerance: by how much a score may differ elsewhere, in [0, 1). A class that this
+        could change is marked as in doubt, and certifies nothing.
       batch_size: passes at a time, rounded up to a multiple of the device count. It
         only runs faster or slower.
 
@@ -145,7 +146,7 @@ def fill_table(
 
 def check_settings(fill: float | None, tolerance: float) -> None:
     """Raises unless they are as `mask_labels` takes them."""
-    check_range("tolerance", tolerance, least=0)
+    check_tolerance(tolerance)
     if fill is not None:
         check_range("fill", fill, least=0)
         if fill > 1:
@@ -217,7 +218,7 @@ class _Label:
         best, next_best = jax.lax.top_k(scores, 2)[0].T
         classes = scores.argmax(axis=1).astype(jnp.int32)
         classes = jnp.where(
-            best - next_best > self.tolerance, classes, in_doubt(classes)
+            best - next_best > 2 * self.tolerance, classes, in_doubt(classes)
         )
         is_nan = jnp.isnan(scores).any(axis=1)
         return jnp.where(is_nan, NOT_COMPUTED, classes)

@@ -1,21 +1,29 @@
 """The masked classifier: an image classifier and the masks it is asked under."""
 
 import dataclasses
+import pathlib
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
+from dsmooth_jax import models
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
     certify_double_masking,
     double_masking_predict,
 )
+from dsmooth_jax.hiding import HidingConfig
 from dsmooth_jax.labeling import LogitsFn, Until, check_settings, fill_table
 from dsmooth_jax.masking import check_images
-from dsmooth_jax.masks import Masks, covering
+from dsmooth_jax.masks import Masks, covering, masks_from_json
 from dsmooth_jax.scoring import bound
+from dsmooth_jax.storage import checkpoint
+from dsmooth_jax.storage.files import PathLike
+from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import PerImage, Table
+from dsmooth_jax.voting import TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +35,8 @@ class MaskedClassifier:
         [B, H, W, 2C], or with a fill plain ones [B, H, W, C], to logits [B, K].
       masks: the masks.
       fill: what hidden pixels become, None for NULL.
-      tolerance: a class above the next by no more than this certifies nothing.
+      tolerance: by how much a score may differ elsewhere; a class that this could
+        change certifies nothing.
       image_shape: (H, W, C) that the classifier was made for; others are refused. None:
         any.
     """
@@ -36,7 +45,7 @@ class MaskedClassifier:
     masks: Masks
     _: dataclasses.KW_ONLY
     fill: float | None = None
-    tolerance: float = 1e-6
+    tolerance: float = TOLERANCE
     image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -124,3 +133,39 @@ class MaskedClassifier:
         covers = covering(self.masks, patch, check_images(images).shape[1:3])
         table = self.label(images, batch_size=batch_size)
         return certify_double_masking(table, covers)
+
+
+def load_masked(workdir: PathLike) -> MaskedClassifier:
+    """Loads the classifier for double masking that train.py left in a workdir.
+
+    Args:
+      workdir: the folder given to train.py.
+
+    Returns:
+      The classifier of the run's best checkpoint on validation data, with the masks of
+      its config.
+
+    Raises:
+      CheckpointError: nothing is there, what is there is damaged, or it is of ablations
+        (`load_smoothed`).
+    """
+    folder = pathlib.Path(workdir) / BEST
+    record = checkpoint.read_metadata(folder)
+    if "masks" not in record:
+        raise checkpoint.CheckpointError(
+            f"{workdir} holds a classifier of ablations; load it with ds.load_smoothed"
+        )
+    shape = tuple(record["image_shape"])
+    network = models.build_image_classifier(
+        record["model"],
+        HidingConfig(),
+        image_shape=shape,
+        num_classes=record["num_classes"],
+    )
+    target = jax.eval_shape(network.init, jax.random.key(0))
+    variables, _ = checkpoint.restore(folder, target)
+    return MaskedClassifier(
+        network.logits_fn(variables),
+        masks_from_json(record["masks"]),
+        image_shape=shape,
+    )

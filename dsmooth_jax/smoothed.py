@@ -249,6 +249,11 @@ def restore_base(
     """
     folder = user_path("workdir", workdir) / BEST
     record = checkpoint.read_metadata(folder)
+    if "masks" in record:
+        raise checkpoint.CheckpointError(
+            f"{workdir} holds a classifier for double masking of pixels, which sees "
+            "whole images; load it with ds.load_masked"
+        )
     base = models.build(
         record["model"],
         ablation=ablation_from_json(record["ablation"]),

@@ -67,9 +67,12 @@ HOUSE = [
             "html",
             "write",
             "comparison",
+            "label_analysis",
+            "label_page",
+            "label_report",
         ],
     ),
-    ("", ["masking", "scoring", "labeling", "masked", "locality", "hiding"]),
+    ("", ["masking", "scoring", "labeling", "locality", "hiding"]),
     (
         "models",
         [
@@ -98,7 +101,7 @@ HOUSE = [
             "batches",
         ],
     ),
-    ("", ["smoothed", "distributed", "distributed_scoring"]),
+    ("", ["smoothed", "masked", "distributed", "distributed_scoring"]),
     (
         "training",
         [
@@ -109,13 +112,17 @@ HOUSE = [
             "step",
             "ownership",
             "choice",
+            "masked",
             "metrics",
             "feeding",
             "loop",
             "run",
         ],
     ),
-    ("commands", ["cli", "train", "certification", "certify"]),
+    (
+        "commands",
+        ["cli", "train", "filling", "certification", "label_certification", "certify"],
+    ),
 ]
 
 

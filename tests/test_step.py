@@ -14,7 +14,7 @@ import pytest
 import dsmooth_jax as ds
 from dsmooth_jax import masking, models
 from dsmooth_jax.ablation import ablation_from_json, thinned
-from dsmooth_jax.training import optimizers
+from dsmooth_jax.training import masked, optimizers
 from dsmooth_jax.training.augment import AugmentConfig
 from dsmooth_jax.training.config import from_json, to_json
 from dsmooth_jax.training.losses import LossConfig
@@ -337,11 +337,13 @@ CONFIGS = [
     "cifar10_columns3_margin",
     "cifar10_columns4",
     "cifar10_columns4_resnet18",
+    "cifar10_masks",
     "fashion_mnist_columns",
     "imagenet_columns25_bandnet",
     "imagenet_columns25_resnet50",
     "mnist5k_columns",
     "mnist5k_columns_small_cnn",
+    "mnist5k_masks",
     "mnist5k_smoke",
     "mnist_columns2",
 ]
@@ -357,12 +359,16 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     shapes = {**grey, "cifar10": (32, 32, 3), "imagenet2012": (299, 299, 3)}
     shape = shapes[config["data"]["name"]]
     num_classes = 1000 if shape[0] == 299 else 10
-    classifier = models.build(
-        config["model"],
-        ablation=ablation_from_json(config["ablation"]),
-        image_shape=shape,
-        num_classes=num_classes,
-    )
+    if config["defence"] == "double_masking":
+        classifier = masked.build(from_json(config), shape, num_classes)
+        assert masked.masks_of(from_json(config), shape[:2]).num_masks(shape[:2]) > 1
+    else:
+        classifier = models.build(
+            config["model"],
+            ablation=ablation_from_json(config["ablation"]),
+            image_shape=shape,
+            num_classes=num_classes,
+        )
     optimizer, _ = optimizers.make_optimizer(
         OptimizerConfig(**config["train"]["optimizer"]),
         num_epochs=config["train"]["epochs"],
@@ -370,14 +376,17 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     )
     augment = AugmentConfig(**config["train"]["augment"])
     loss = LossConfig(**config["train"]["loss"])
-    ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
+    sets = None
+    if config["defence"] == "smoothing":
+        ablation = thinned(ablation_from_json(config["ablation"]), loss.every)
+        sets = ds.touched(ablation, ds.Patch(*loss.patch), shape[:2])
     ema_decay = config["train"]["ema_decay"]
     step = make_train_step(
         classifier,
         optimizer,
         augment,
         loss,
-        sets=ds.touched(ablation, ds.Patch(*loss.patch), shape[:2]),
+        sets=sets,
         ema_decay=ema_decay,
         precision=config["train"]["precision"],
         num_accumulated=config["train"]["num_accumulated"],

@@ -6,38 +6,38 @@ Functions without flags. They print what is found, and write it.
 import dataclasses
 import functools
 import pathlib
-import textwrap
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import jax
-import numpy as np
-
-from dsmooth_jax import data, distributed, distributed_scoring
+from dsmooth_jax import distributed
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.commands import cli
-from dsmooth_jax.data import Dataset
+from dsmooth_jax.commands.filling import (
+    fill_store,
+    made_by,
+    open_images,
+    out_folder,
+    say_written,
+    watch,
+    wrapped,
+)
 from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.report import comparison, summary
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.request import Request, attacks_on, request_of
-from dsmooth_jax.report.thumbnails import choose, load_thumbnails, save_thumbnails
+from dsmooth_jax.report.thumbnails import choose
 from dsmooth_jax.report.write import write_report
-from dsmooth_jax.scoring import MATMUL_PRECISION, is_masked
-from dsmooth_jax.smoothed import SmoothedClassifier, load_smoothed
+from dsmooth_jax.scoring import is_masked
+from dsmooth_jax.smoothed import load_smoothed
 from dsmooth_jax.storage import checkpoint
-from dsmooth_jax.storage.provenance import Origin, versions
+from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
 from dsmooth_jax.storage.shards import is_store
-from dsmooth_jax.storage.workdir import BEST, CERTIFIED, SCORES
+from dsmooth_jax.storage.workdir import BEST, CERTIFIED, LOCK, SCORES
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.training.ownership import check_folder, locked
+from dsmooth_jax.training.ownership import locked
 from dsmooth_jax.types import ImageSize
-from dsmooth_jax.wording import counted
-
-LOCK = "certify.lock"
 
 Ask: TypeAlias = Callable[[Ablation, ImageSize, Origin], Request]
 """What is asked of scores, once it is known what they are; see `ask`."""
@@ -127,7 +127,9 @@ def certify_workdir(
     assert smoothed.image_shape is not None
     request = ask(smoothed.ablation, smoothed.image_shape[:2], chosen)
     record = checkpoint.read_metadata(workdir / BEST)
-    images = open_images(workdir, smoothed, record, split, data_dir, num_images)
+    images = open_images(
+        workdir, smoothed.image_shape, record, split, data_dir, num_images
+    )
     out = out_folder(out or workdir / CERTIFIED / split)
     is_new = is_anew or not is_store(out / SCORES)
     if is_new and not is_masked(smoothed.scores_fn):
@@ -139,22 +141,19 @@ def certify_workdir(
         )
         if distributed.is_first():
             print("checked: the score of each ablation depends on what it keeps, alone")
-    origin = dataclasses.replace(
-        chosen,
-        model=record["model"],
-        checkpoint=checkpoint.fingerprint(workdir / BEST),
-        data={**record["data"], "split": split},
-        images=images.fingerprint,
-        class_names=images.class_names,
-        device=jax.devices()[0].device_kind,
-        precision=MATMUL_PRECISION,
-        versions=versions(),
+    create = functools.partial(
+        ScoreStore.create,
+        out / SCORES,
+        ablation=smoothed.ablation,
+        image_shape=images.image_shape,
+        num_classes=images.num_classes,
+        labels=images.labels,
+        ids=images.ids,
+        made_by=made_by(workdir, record, images, split, chosen).to_json(),
     )
+    score = functools.partial(smoothed.score, batch_size=batch_size)
     with locked("--out", out, LOCK):
-        if is_anew and distributed.is_first():
-            distributed_scoring.remove(out / SCORES)
-        distributed.barrier("old scores removed")
-        scores = score_images(smoothed, images, origin, out / SCORES, batch_size)
+        scores = fill_store(create, score, images, out / SCORES, is_anew=is_anew)
         if not distributed.is_first():
             return None
         return answer(open_scores(scores), request, out)
@@ -207,99 +206,6 @@ def compare_runs(
     return runs
 
 
-def out_folder(out: pathlib.Path, scores: ScoreStore | None = None) -> pathlib.Path:
-    """Where to write: nothing that another command wrote there may be lost."""
-    check_folder("--out", out)
-    there = out / SCORES
-    if scores is not None and there.exists() and not there.samefile(scores.path):
-        raise ValueError(
-            f"--out={out} holds what was found of other scores, {there}; give another"
-        )
-    return out
-
-
-def open_images(
-    workdir: pathlib.Path,
-    smoothed: SmoothedClassifier,
-    record: dict[str, Any],
-    split: str,
-    data_dir: str | None,
-    num_images: int | None,
-) -> Dataset:
-    """The images of the split, which must be those of the run."""
-    images = data.load(split=split, data_dir=data_dir, **record["data"])
-    if distributed.is_first():
-        print(images, flush=True)
-    known = record["fingerprints"].get(split, images.fingerprint)
-    if images.fingerprint != known:
-        raise ValueError(
-            f"the {split} images of {images.name} are not those that "
-            f"{workdir} was trained with; check --data_dir"
-        )
-    for what, found, wanted in (
-        ("images of shape", images.image_shape, smoothed.image_shape),
-        ("a number of classes of", images.num_classes, record["num_classes"]),
-    ):
-        if found != wanted:
-            raise ValueError(
-                f"the {split} images of {images.name} have {what} {found}, but "
-                f"{workdir} was trained on {wanted}; check --data_dir"
-            )
-    if num_images is not None:
-        if not 1 <= num_images <= len(images):
-            raise ValueError(
-                f"--num_images={num_images} must be in 1..{len(images)}, "
-                f"the images in {split}"
-            )
-        spread = np.arange(num_images) * len(images) // num_images
-        images = images.take(spread)
-    return images
-
-
-def score_images(
-    smoothed: SmoothedClassifier,
-    images: Dataset,
-    origin: Origin,
-    path: pathlib.Path,
-    batch_size: int,
-) -> pathlib.Path:
-    """Scores images into a store, or takes up what is there."""
-    is_first = distributed.is_first()
-    create = functools.partial(
-        ScoreStore.create,
-        path,
-        ablation=smoothed.ablation,
-        image_shape=images.image_shape,
-        num_classes=images.num_classes,
-        labels=images.labels,
-        ids=images.ids,
-        made_by=origin.to_json(),
-    )
-    scores = distributed_scoring.take_up(path, create)
-    if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
-        pixels: Any = images.images  # also what lies on disk
-        save_thumbnails(scores, pixels)
-    if not (todo := scores.missing):
-        print(f"found all scores, of {counted(len(scores), 'image')}, in {scores.path}")
-        return scores.path
-    # Each process says how it gets on with its own share.
-    index, count = distributed.share()
-    total = sum(len(scores.labels[scores.span(s)]) for s in todo[index::count])
-    score = functools.partial(smoothed.score, batch_size=batch_size)
-    filled = distributed_scoring.fill(scores, images.images, score)
-    started = time.time()
-    for _ in cli.progress(filled, "scored", total, int) if is_first else filled:
-        pass
-    if is_first:
-        seconds = time.time() - started
-        every = sum(len(scores.labels[scores.span(s)]) for s in todo)
-        rate = every / seconds
-        print(
-            f"scored {counted(every, 'image')} in {seconds:.1f} s, {rate:.1f} images/s"
-        )
-    return scores.path
-
-
 def answer(scores: ScoreStore, request: Request, out: pathlib.Path) -> Analysis:
     """Certifies against each attack; prints and writes what was found."""
     request = dataclasses.replace(
@@ -322,22 +228,3 @@ def answer(scores: ScoreStore, request: Request, out: pathlib.Path) -> Analysis:
         print("Drawing figures and page ...", flush=True)
     say_written(out, write_report(analysis, out))
     return analysis
-
-
-def say_written(out: pathlib.Path, names: Iterable[str]) -> None:
-    """Says which files are where."""
-    print(wrapped(f"Written to {out}: {', '.join(names)}"))
-
-
-def wrapped(text: str) -> str:
-    """Lines for a terminal; a path stays whole."""
-    return textwrap.fill(text, 96, break_long_words=False, break_on_hyphens=False)
-
-
-def watch(num_images: int) -> Callable[[Iterator[Any]], Iterator[Any]]:
-    """Says how far the pass over the scores of so many images is."""
-
-    def passed_on(groups: Iterator[Any]) -> Iterator[Any]:
-        return cli.progress(groups, "certified", num_images, lambda one: len(one[1]))
-
-    return passed_on

@@ -25,12 +25,34 @@ from dsmooth_jax.commands.certification import (
     certify_workdir,
     compare_runs,
 )
+from dsmooth_jax.commands.label_certification import (
+    certify_masked_workdir,
+    certify_tables,
+    is_masked_run,
+)
+from dsmooth_jax.masks import Masks
+from dsmooth_jax.report.label_analysis import check_covered
 from dsmooth_jax.report.request import DOUBLE_MASKING
+from dsmooth_jax.storage.shards import is_tables
+from dsmooth_jax.threat import Patch
+from dsmooth_jax.types import ImageSize
 from dsmooth_jax.voting import (
     VOTINGS,
     check_strength,
     check_threshold,
     check_voting,
+)
+
+_OF_ABLATIONS = (
+    "area",
+    "num_patches",
+    "voting",
+    "threshold",
+    "strength",
+    "thresholds",
+    "strengths",
+    "design_patch",
+    "maps",
 )
 
 
@@ -132,20 +154,55 @@ def _main(_: list[str]) -> None:
         has_figures=given.report,
         has_squares=given.report,
     )
+    if given.scores and is_tables(user_path("--scores", given.scores)):
+        certify_tables(
+            user_path("--scores", given.scores),
+            _ask_masks,
+            out=out,
+            has_figures=given.report,
+        )
+        return
     if given.scores:
         certify_scores(user_path("--scores", given.scores), asks, out=out)
         return
     peers = distributed.Peers(**cli.peer_flags())
     with distributed.session(peers, is_preemptible=False):
         distributed.check_devices()
+        workdir = user_path("--workdir", given.workdir)
+        which: dict[str, Any] = {
+            "out": out,
+            "split": given.split,
+            "data_dir": cli.data_dir(),
+            "num_images": given.num_images,
+            "is_anew": given.overwrite,
+        }
+        if is_masked_run(workdir):
+            passes = given.batch_size * given.chunk_size
+            certify_masked_workdir(
+                workdir,
+                _ask_masks,
+                **which,
+                batch_size=passes,
+                has_figures=given.report,
+            )
+            return
         certify_workdir(
-            user_path("--workdir", given.workdir),
+            workdir,
             asks,
-            out=out,
-            split=given.split,
-            data_dir=cli.data_dir(),
-            num_images=given.num_images,
-            is_anew=given.overwrite,
+            **which,
             batch_size=given.batch_size,
             chunk_size=given.chunk_size,
         )
+
+
+def _ask_masks(masks: Masks, image_size: ImageSize) -> list[Patch]:
+    """The patches asked for, of masks that must cover all of them."""
+    given = flags.FLAGS
+    for name in _OF_ABLATIONS:
+        if given[name].value != given[name].default:
+            raise ValueError(
+                f"--{name} is of ablations; leave it out for masks of pixels"
+            )
+    patches = list(cli.parse_patches(given.patches, image_size))
+    check_covered(masks, patches, image_size)
+    return patches

@@ -25,7 +25,12 @@ import numpy as np
 import safetensors.numpy
 
 from dsmooth_jax.checks import check_choice, user_path
-from dsmooth_jax.models.base import BaseClassifier, Network, Variables
+from dsmooth_jax.models.base import (
+    BaseClassifier,
+    ImageClassifier,
+    Network,
+    Variables,
+)
 from dsmooth_jax.models.weight_files import read_tensors
 from dsmooth_jax.storage.files import write_whole
 
@@ -118,7 +123,7 @@ _OURS = _Family(marker="", first="", names=())
 
 def load_weights(
     path: str | pathlib.Path,
-    model: Network | BaseClassifier,
+    model: Network | BaseClassifier | ImageClassifier,
     *,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,

@@ -72,22 +72,15 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
     Returns:
       HTML, complete.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     store, request = analysis.store, analysis.request
     data = explore(analysis)
     pictures = _atlas(analysis)
     if pictures is not None:
         data["atlas"] = {k: pictures[k] for k in ("columns", "cell", "size")}
-    return environment.get_template("report.html").render(
+    template = environment().get_template("report.html")
+    return template.render(
         title=f"Certified against a {request.patch} patch",
         claim=summary.claim(analysis).replace(" %", "\u00a0%"),
         stats=_stats(analysis),
@@ -97,7 +90,7 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
                 "name": name,
                 "label": _FIGURES[name][0],
                 "text": _FIGURES[name][1],
-                "svg": Markup(_inline(plot_style.svg(figure, has_caption=False), name)),
+                "svg": inline_svg(figure, name),
                 "caption": plot_style.get_caption(figure),
             }
             for name, figure in figures.items()
@@ -115,7 +108,7 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
         atlas=pictures,
         is_map=is_grid(store.ablation, store.image_size),
         data=data,
-        css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        css=style(),
         js=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
     )
 
@@ -196,8 +189,8 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     made_by = {k: v for k, v in store.made_by.items() if k != "class_names"}
     versions = made_by.pop("versions", {})
-    groups = [("Settings", settings), ("Scores were made by", _facts(made_by))]
-    groups.append(("Versions", _facts(versions)))
+    groups = [("Settings", settings), ("Scores were made by", facts(made_by))]
+    groups.append(("Versions", facts(versions)))
     return [(name, facts) for name, facts in groups if facts]
 
 
@@ -213,7 +206,36 @@ def _decision(request: Request) -> str:
     return f"double masking, made for {request.design}"
 
 
-def _facts(record: Any) -> list[tuple[str, str]]:
+def environment() -> Any:
+    """Jinja's, of our templates: what is filled in is escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return made
+
+
+def style() -> Any:
+    """The style of every page, not escaped."""
+    from markupsafe import Markup
+
+    return Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
+
+
+def inline_svg(figure: "Figure", name: str) -> Any:
+    """A figure as part of a page, not escaped."""
+    from markupsafe import Markup
+
+    return Markup(_inline(plot_style.svg(figure, has_caption=False), name))
+
+
+def facts(record: Any) -> list[tuple[str, str]]:
+    """What a record says, flat, as text."""
     record = record if isinstance(record, Mapping) else {"": record}
     return [(key, str(value)) for key, value in flatten(record).items() if record]
 

@@ -24,6 +24,7 @@ from dsmooth_jax.evaluation import Accuracy, Evaluation
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.request import DOUBLE_MASKING, Attack, Key, Request, Way
 from dsmooth_jax.storage.score_store import ScoreStore
+from dsmooth_jax.storage.shards import Shards
 from dsmooth_jax.wording import counted, csv_text, one_line
 
 Results = Mapping[Key, Evaluation]
@@ -154,7 +155,7 @@ def caption(analysis: Analysis, votings: Sequence[str]) -> str:
     return ", ".join([*about, *(texts[voting] for voting in votings)])
 
 
-def describe_images(store: ScoreStore) -> str:
+def describe_images(store: Shards) -> str:
     """Returns for example "1,000 test images of mnist5k"."""
     split, name = store.origin.split, store.origin.data_name
     images = counted(len(store), f"{one_line(str(split))} image" if split else "image")

@@ -6,6 +6,7 @@ without that file shows the votes alone.
 """
 
 import io
+import math
 import pathlib
 import zipfile
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
 from dsmooth_jax.storage.files import write_whole
-from dsmooth_jax.storage.score_store import ScoreStore
+from dsmooth_jax.storage.shards import Shards
 
 MOST_IMAGES = 1000
 """The most images that a report shows one by one."""
@@ -25,7 +26,7 @@ _MOST_SCORES = 2**25  # entries of their scores held in memory
 _MOST_PIXELS = 64  # sides of a picture; larger images are shrunk
 
 
-def choose(store: ScoreStore) -> np.ndarray:
+def choose(store: Shards) -> np.ndarray:
     """The images that a report shows: all, or a fixed stratified sample.
 
     Images are lined up by class, within a class in their order, and taken at even
@@ -39,18 +40,18 @@ def choose(store: ScoreStore) -> np.ndarray:
     Returns:
       int64 [n], increasing.
     """
-    num_ablations = store.ablation.num_ablations(store.image_size)
+    num_views = store.entry_shape[0]  # ablations, or masks
     most = min(
         MOST_IMAGES,
-        _MOST_BYTES // (7 * num_ablations),  # about 2.5 duels, 2 votings, in base64
-        _MOST_SCORES // (num_ablations * store.num_classes),
+        _MOST_BYTES // (7 * num_views),  # about 2.5 duels, 2 votings, in base64
+        _MOST_SCORES // math.prod(store.entry_shape),
     )
     most = min(max(most, 1), len(store))
     line = np.argsort(store.labels, kind="stable")
     return np.sort(line[np.arange(most) * len(store) // max(most, 1)])
 
 
-def save_thumbnails(store: ScoreStore, images: ArrayLike) -> pathlib.Path:
+def save_thumbnails(store: Shards, images: ArrayLike) -> pathlib.Path:
     """Writes small pictures of the images that a report shows, beside the store.
 
     Args:
@@ -100,7 +101,7 @@ def save_thumbnails(store: ScoreStore, images: ArrayLike) -> pathlib.Path:
     return path
 
 
-def load_thumbnails(store: ScoreStore) -> np.ndarray | None:
+def load_thumbnails(store: Shards) -> np.ndarray | None:
     """Reads the pictures of the images that `choose` chooses.
 
     Args:
@@ -120,7 +121,7 @@ def load_thumbnails(store: ScoreStore) -> np.ndarray | None:
         return None
 
 
-def thumbnails_path(store: ScoreStore) -> pathlib.Path:
+def thumbnails_path(store: Shards) -> pathlib.Path:
     """The file beside the store that holds the pictures."""
     return store.path.with_name(f"{store.path.name}.thumbnails.npz")
 
@@ -157,7 +158,7 @@ def atlas(pixels: np.ndarray) -> tuple[str, bytes, int, tuple[int, int]]:
     return media, buffer.getvalue(), columns, (cells.shape[1], cells.shape[2])
 
 
-def class_names(store: ScoreStore) -> list[str]:
+def class_names(store: Shards) -> list[str]:
     """A name for each class: the store's own, or "class 0", "class 1", ..."""
     names = store.origin.class_names
     if isinstance(names, list) and len(names) == store.num_classes:
@@ -185,6 +186,6 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
     return np.stack(small).reshape(len(pixels), size[1], size[0], pixels.shape[3])
 
 
-def _fingerprint(store: ScoreStore) -> str:
+def _fingerprint(store: Shards) -> str:
     """What the store says its images are; "" where it does not."""
     return str(store.origin.images or "")

@@ -311,6 +311,11 @@ def is_store(path: PathLike) -> bool:
     return (user_path("path", path) / MANIFEST).exists()
 
 
+def is_tables(path: PathLike) -> bool:
+    """Whether a folder holds a store of tables, finished or not."""
+    return is_store(path) and kind(read_manifest(pathlib.Path(path))) == "tables"
+
+
 def kind(manifest: Mapping[str, Any]) -> str:
     """What a manifest's arrays are: "scores" or "tables"."""
     return "tables" if "masks" in manifest else "scores"

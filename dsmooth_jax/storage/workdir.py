@@ -34,3 +34,6 @@ SUMMARY = Path("summary.json")
 
 COMPARISON = Path("comparison.csv")
 """What was found of several runs."""
+
+LOCK = "certify.lock"
+"""What the command holds that writes to such a folder."""

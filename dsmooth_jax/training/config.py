@@ -17,9 +17,12 @@ from ml_collections import config_dict
 from dsmooth_jax import models
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
 from dsmooth_jax.data.decoding import check_size
+from dsmooth_jax.hiding import HidingConfig
 from dsmooth_jax.training.augment import AugmentConfig
 from dsmooth_jax.training.losses import LossConfig
 from dsmooth_jax.training.optimizers import OptimizerConfig
+
+DEFENCES = ("smoothing", "double_masking")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,23 @@ class AblationConfig:
     size: int | None = None
     keep: int | None = None
     stride: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MasksConfig:
+    """Masks of pixels, for `covering_masks`; of the defence "double_masking".
+
+    Attributes:
+      patch: (height, width) in pixels, the largest that is to be certified.
+      per_axis: masks along each axis, >= 1.
+    """
+
+    patch: Sequence[int] = (5, 5)
+    per_axis: int = 6
+
+    def __post_init__(self) -> None:
+        check_pair("masks.patch", self.patch)
+        check_count("masks.per_axis", self.per_axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +156,7 @@ class TrainConfig:
       precision: "float32" or "bfloat16", of activations and gradients.
       optimizer: and its schedule.
       augment: what is done to the images first.
+      hide: what of them is hidden, of the defence "double_masking".
       loss: what is minimised.
       ema_decay: of the moving average of the variables, in [0, 1); 0: none.
       init_from: a workdir, to start from its best variables; or a file of weights,
@@ -152,6 +173,7 @@ class TrainConfig:
     precision: str = "float32"
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    hide: HidingConfig = dataclasses.field(default_factory=HidingConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     ema_decay: float = 0.0
     init_from: str = ""
@@ -179,14 +201,18 @@ class ValidationConfig:
     Attributes:
       every_epochs: from one validation to the next, > 0, may be a fraction.
       patch: (height, width) in pixels, that they are chosen for.
+      per_axis: masks along each axis, of the defence "double_masking": fewer than those
+        of the classifier cost less.
     """
 
     every_epochs: float = 1.0
     patch: Sequence[int] = (5, 5)
+    per_axis: int = 3
 
     def __post_init__(self) -> None:
         check_range("validation.every_epochs", self.every_epochs, above=0)
         check_pair("validation.patch", self.patch)
+        check_count("validation.per_axis", self.per_axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +222,10 @@ class Config:
     Attributes:
       seed: of variables, batches and everything else that is drawn.
       data: which images.
-      ablation: what the network sees of one.
+      defence: "smoothing" shows the network a little of an image at a time;
+        "double_masking" hides a little of it.
+      ablation: what the network sees of one; of smoothing.
+      masks: what is hidden; of double masking.
       model: the network.
       train: how it is trained.
       validation: how the best is chosen.
@@ -204,13 +233,16 @@ class Config:
 
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    defence: str = "smoothing"
     ablation: AblationConfig = dataclasses.field(default_factory=AblationConfig)
+    masks: MasksConfig = dataclasses.field(default_factory=MasksConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, least=0, below=2**32)
+        check_choice("defence", self.defence, DEFENCES)
 
 
 def from_json(record: Mapping[str, Any]) -> Config:

@@ -23,7 +23,8 @@ from dsmooth_jax.evaluation import (
 )
 from dsmooth_jax.evidence import certify_masked, log_levels
 from dsmooth_jax.leaving_out import covering_touched, design_masks
-from dsmooth_jax.models import BaseClassifier, Variables
+from dsmooth_jax.masks import masks_to_json
+from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
 from dsmooth_jax.models.weights import load_weights
 from dsmooth_jax.report import figures, plot_style
 from dsmooth_jax.smoothed import Decision
@@ -31,7 +32,7 @@ from dsmooth_jax.storage import checkpoint, files, provenance
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.training import feeding, loop, optimizers
+from dsmooth_jax.training import feeding, loop, masked, optimizers
 from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.config import Config, TrainConfig, to_json
 from dsmooth_jax.training.feeding import Resident, Streamed
@@ -49,7 +50,7 @@ def train(
     has_tensorboard: bool = False,
     steps_per_call: int | None = None,
 ) -> loop.Outcome:
-    """Trains a base classifier; goes on with what lies in the workdir.
+    """Trains a classifier; goes on with what lies in the workdir.
 
     Whatever cannot be is refused before anything is written. All processes of a run
     call this; the first one prints and writes.
@@ -82,6 +83,9 @@ def train(
     if distributed.is_first():
         print(train_set, flush=True)
     record = make_record(record_of_config, train_set, validation_set)
+    if config.defence == "double_masking":
+        masks = masked.masks_of(config, train_set.image_shape[:2])
+        record["masks"] = masks_to_json(masks)
     check_free(workdir, record)
     plan = make_plan(
         config,
@@ -90,13 +94,7 @@ def train(
         tensorboard=has_tensorboard,
         steps_per_call=steps_per_call,
     )
-    ablation = ablation_from_json(record["ablation"])
-    classifier = models.build(
-        record["model"],
-        ablation=ablation,
-        image_shape=train_set.image_shape,
-        num_classes=train_set.num_classes,
-    )
+    classifier, validate = make_classifier(config, record, validation_set)
     optimizer, schedule = optimizers.make_optimizer(
         config.train.optimizer,
         num_epochs=config.train.epochs,
@@ -104,18 +102,10 @@ def train(
     )
     image_size = train_set.image_shape[:2]
     train_step = make_step(config, classifier, optimizer, schedule, image_size)
-    sets = sets_for("validation", config.validation.patch, record, image_size)
-    masks = masks_for(config.validation.patch, record, image_size)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     given = None
     if config.train.init_from:
         given, record["init_from"] = first_variables(config.train, classifier)
-
-    def validate(variables: Variables) -> Choice:
-        scores_fn = classifier.scores_fn(variables)
-        scores = distributed_scoring.score_together(scores_fn, validation_set.images)
-        labels = validation_set.labels
-        return choose(scores, labels, config.validation.patch, sets, masks)
 
     with locked("--workdir", workdir, "train.lock"):
         if distributed.is_first():
@@ -145,6 +135,34 @@ def train(
     if distributed.is_first() and outcome.lines:
         plot_style.write_figure(figures.curve_figure(outcome.lines), workdir / CURVE)
     return outcome
+
+
+def make_classifier(
+    config: Config, record: Mapping[str, Any], validation_set: Dataset
+) -> tuple[BaseClassifier | ImageClassifier, Callable[[Variables], Choice]]:
+    """What a config trains, and how it is validated, by its defence."""
+    shape, num_classes = validation_set.image_shape, validation_set.num_classes
+    if config.defence == "double_masking":
+        whole = masked.build(config, shape, num_classes)
+        return whole, lambda variables: masked.validate(
+            whole.logits_fn(variables), config, validation_set
+        )
+    classifier = models.build(
+        record["model"],
+        ablation=ablation_from_json(record["ablation"]),
+        image_shape=shape,
+        num_classes=num_classes,
+    )
+    patch = config.validation.patch
+    sets = sets_for("validation", patch, record, shape[:2])
+    masks = masks_for(patch, record, shape[:2])
+
+    def validate(variables: Variables) -> Choice:
+        scores_fn = classifier.scores_fn(variables)
+        scores = distributed_scoring.score_together(scores_fn, validation_set.images)
+        return choose(scores, validation_set.labels, patch, sets, masks)
+
+    return classifier, validate
 
 
 def make_plan(config: Config, num_images: int, **options: Any) -> loop.Plan:
@@ -183,7 +201,7 @@ def make_record(
 
 def make_step(
     config: Config,
-    classifier: BaseClassifier,
+    classifier: BaseClassifier | ImageClassifier,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     image_size: ImageSize,
@@ -261,7 +279,7 @@ def make_feed(config: Config, train_set: Dataset) -> Resident | Streamed:
 
 
 def first_variables(
-    settings: TrainConfig, classifier: BaseClassifier
+    settings: TrainConfig, classifier: BaseClassifier | ImageClassifier
 ) -> tuple[Variables, str]:
     """Variables to begin with, of another run or of a file, and a checksum of them."""
     path = user_path("train.init_from", settings.init_from)
