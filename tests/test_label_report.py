@@ -9,11 +9,12 @@ import pytest
 import dsmooth_jax as ds
 from dsmooth_jax.double_masking import NOT_COMPUTED, in_doubt
 from dsmooth_jax.masks import covered_placements
-from dsmooth_jax.report import label_report
+from dsmooth_jax.report import comparison, label_report
 from dsmooth_jax.report.label_analysis import analyze_labels, find_break
 from dsmooth_jax.report.label_page import choose_shown
 from dsmooth_jax.report.thumbnails import choose
 from dsmooth_jax.storage.label_store import LabelStore
+from dsmooth_jax.storage.shards import StoreError
 
 SIZE = (6, 7)
 MASKS = ds.Masks(3, stride=1)  # 4 x 5, more than are needed
@@ -156,3 +157,40 @@ def test_no_images_are_a_report_too(tmp_path):
     assert (
         json.loads((tmp_path / "out" / "summary.json").read_text())["num_images"] == 0
     )
+
+
+def test_smoothing_and_masks_stand_side_by_side(store, tmp_path):
+    # Protects --compare: the same images, each by its own way to decide, and its cost.
+    scores = np.random.default_rng(2).dirichlet(np.ones(3), (40, 7)).astype("f")
+    smoothed = ds.save_scores(
+        tmp_path / "smoothed",
+        scores,
+        ablation=ds.Columns(2),
+        image_shape=(*SIZE, 1),
+        labels=store.labels,
+        ids=store.ids,
+    )
+    runs = comparison.compare({"a": smoothed, "b": store}, PATCHES)
+    found = [row for row in comparison.rows(runs) if row["patch"] == "2x3"]
+    analysis = analyze_labels(store, PATCHES)
+    certificate = analysis.certificates[PATCHES[1]]
+    hit = certificate.is_certified & (certificate.prediction == store.labels)
+    theirs = runs["a"].is_hit("threshold", "2x3")
+    assert found[1]["certified"].count == hit.sum()
+    assert found[1]["gained"] == (hit & ~theirs).sum() > 0
+    assert found[1]["lost"] == (theirs & ~hit).sum()
+    assert (found[0]["views"], found[1]["views"]) == (7, analysis.num_passes.mean())
+    assert "Views of an image: a 7, b 210." in comparison.format_comparison(runs)
+    assert comparison.write(runs, tmp_path / "out")[0] == "comparison.png"
+    # In the other order: what was gained is lost.
+    turned = comparison.rows(comparison.compare({"b": store, "a": smoothed}, PATCHES))
+    assert turned[-1]["lost"] == found[1]["gained"]
+    other = ds.save_scores(
+        tmp_path / "other",
+        scores[:3],
+        ablation=ds.Columns(2),
+        image_shape=(*SIZE, 1),
+        labels=store.labels[:3],
+    )
+    with pytest.raises(StoreError, match="are of different images"):
+        comparison.compare({"b": store, "a": other}, PATCHES)

@@ -183,7 +183,7 @@ def compare_runs(
     voting: str | None = None,
     split: str = "test",
     out: pathlib.Path | None = None,
-) -> dict[str, Analysis]:
+) -> dict[str, comparison.Run]:
     """Sets runs on the same images side by side; prints and writes what was found.
 
     Args:

@@ -3,16 +3,21 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from dsmooth_jax.checks import user_path
+from dsmooth_jax.evaluation import Evaluation
 from dsmooth_jax.report import figures, summary
 from dsmooth_jax.report.analysis import Analysis, Watch, analyze
+from dsmooth_jax.report.label_analysis import LabelAnalysis, analyze_labels
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.report.request import DOUBLE_MASKING, attacks_on, request_of
 from dsmooth_jax.storage.files import PathLike
+from dsmooth_jax.storage.label_store import LabelStore, open_labels
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
-from dsmooth_jax.storage.shards import StoreError, is_store
+from dsmooth_jax.storage.shards import StoreError, is_store, is_tables
 from dsmooth_jax.storage.workdir import CERTIFIED, COMPARISON, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
@@ -21,8 +26,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def find_scores(path: PathLike, split: str) -> ScoreStore:
-    """Opens the scores that a run's folder holds.
+Run: TypeAlias = Analysis | LabelAnalysis
+"""What was found of a run: of scores of ablations, or of classes under masks."""
+
+
+def find_scores(path: PathLike, split: str) -> ScoreStore | LabelStore:
+    """Opens the scores, or the tables, that a run's folder holds.
 
     Args:
       path: a store, a workdir of train.py, or a folder that certify.py wrote to.
@@ -35,7 +44,7 @@ def find_scores(path: PathLike, split: str) -> ScoreStore:
     places = [folder, folder / CERTIFIED / split / SCORES, folder / SCORES]
     for place in places:
         if is_store(place):
-            return open_scores(place)
+            return open_labels(place) if is_tables(place) else open_scores(place)
     raise StoreError(
         f"{path} holds no scores, nor does {places[1]}; make them first with "
         f"python certify.py --workdir={path}"
@@ -56,7 +65,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return ["/".join(one) or path for one, path in zip(parts, paths, strict=True)]
 
 
-def check_same_images(stores: Mapping[str, ScoreStore]) -> None:
+def check_same_images(stores: Mapping[str, ScoreStore | LabelStore]) -> None:
     """Raises StoreError unless all scores are of the same images, in the same order."""
     (first_name, first), *others = stores.items()
     for name, other in others:
@@ -79,19 +88,19 @@ def check_same_images(stores: Mapping[str, ScoreStore]) -> None:
 
 
 def compare(
-    stores: Mapping[str, ScoreStore],
+    stores: Mapping[str, ScoreStore | LabelStore],
     patches: Sequence[Patch],
     *,
     voting: str | None = None,
     watch: Watch = iter,
-) -> dict[str, Analysis]:
+) -> dict[str, Run]:
     """Asks every run the same patches, each by its own settings.
 
     Args:
-      stores: {name: scores}, two or more.
+      stores: {name: scores, or classes under masks}, two or more.
       patches: against which.
-      voting: of all, or "double_masking", made for each patch; the decision that each
-        run has saved, if None.
+      voting: of all that are of ablations, or "double_masking", made for each patch;
+        the decision that each run has saved, if None.
       watch: as in `analyze`.
 
     Returns:
@@ -99,13 +108,16 @@ def compare(
 
     Raises:
       StoreError: the images differ.
-      ValueError: fewer than two runs.
+      ValueError: fewer than two runs; a patch that a run's masks do not cover.
     """
     if len(stores) < 2:
         raise ValueError(f"stores={list(stores)} must be two or more runs")
     check_same_images(stores)
-    runs = {}
+    runs: dict[str, Run] = {}
     for name, store in stores.items():
+        if isinstance(store, LabelStore):
+            runs[name] = analyze_labels(store, patches, watch=watch)
+            continue
         is_masked = voting == DOUBLE_MASKING
         asked: Any = None if is_masked else voting
         request = request_of(
@@ -122,37 +134,65 @@ def compare(
     return runs
 
 
-def rows(runs: Mapping[str, Analysis]) -> list[dict[str, Any]]:
+def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     """One record for each patch and run; what is gained and lost against the first."""
     first = next(iter(runs.values()))
+    asked = first if isinstance(first, LabelAnalysis) else first.request
     found = []
-    for patch in first.request.patches:
+    for patch in asked.patches:
         for name, run in runs.items():
-            attack = str(patch)
-            way = run.way_against(attack)
-            result = run.results[way, attack, "placement"]
-            here, there = (
-                one.is_hit(one.way_against(attack), attack) for one in (run, first)
-            )
+            here, there = (_is_hit(one, patch) for one in (run, first))
+            record, result = _decided(run, patch)
             found.append(
                 {
                     "patch": str(patch),
                     "run": name,
-                    "ablation": str(run.store.ablation),
-                    "voting": way,
-                    "setting": run.request.setting(way),
+                    **record,
                     "num_images": result.clean.num_images,
                     "clean": result.clean,
                     "certified": result.certified,
                     "gained": int((here & ~there).sum()),
                     "lost": int((there & ~here).sum()),
+                    "views": views(run),
                 }
             )
     return found
 
 
-def format_comparison(runs: Mapping[str, Analysis]) -> str:
-    """Lays the rows out as text, at most 100 columns where names have at most 24."""
+def views(run: Run) -> float:
+    """How often an image is looked at: ablations, or passes on average."""
+    if isinstance(run, LabelAnalysis):
+        return float(run.num_passes.mean()) if len(run.store) else 0.0
+    return float(run.store.ablation.num_ablations(run.store.image_size))
+
+
+def _decided(run: Run, patch: Patch) -> tuple[dict[str, Any], Evaluation]:
+    """How a run decides against a patch, and what it reaches."""
+    if isinstance(run, LabelAnalysis):
+        shown = str(run.store.masks)
+        return {"ablation": shown, "voting": "pixels", "setting": ""}, run.result(patch)
+    way = run.way_against(str(patch))
+    record: dict[str, Any] = {
+        "ablation": str(run.store.ablation),
+        "voting": way,
+        "setting": run.request.setting(way),
+    }
+    return record, run.results[way, str(patch), "placement"]
+
+
+def _is_hit(run: Run, patch: Patch) -> np.ndarray:
+    """Bool [N]: right and certified."""
+    if isinstance(run, LabelAnalysis):
+        found = run.certificates[patch]
+        return found.is_certified & (found.prediction == run.store.labels)
+    return run.is_hit(run.way_against(str(patch)), str(patch))
+
+
+def format_comparison(runs: Mapping[str, Run]) -> str:
+    """Lays the rows out as text, at most 100 columns where names have at most 24.
+
+    Where a run hides pixels, a last line says how often each looks at an image.
+    """
     shown = {name: one_line(name) for name in runs}
     wide = max(9, *map(len, shown.values()))
     lines = [
@@ -173,14 +213,20 @@ def format_comparison(runs: Mapping[str, Analysis]) -> str:
             f"{summary.format_accuracy(row['certified'])}  {change:17}".rstrip()
         )
         last = patch
+    if any(isinstance(run, LabelAnalysis) for run in runs.values()):
+        looks = (f"{shown[name]} {views(run):,.0f}" for name, run in runs.items())
+        lines += ["", f"Views of an image: {', '.join(looks)}."]
     return "\n".join(lines)
 
 
-def draw(runs: Mapping[str, Analysis]) -> "Figure":
+def draw(runs: Mapping[str, Run]) -> "Figure":
     """Draws certified accuracy over the side of a square, a line for each run."""
     first = next(iter(runs.values()))
     found = {}
     for name, run in runs.items():
+        if isinstance(run, LabelAnalysis):
+            found[name] = {s: run.result(Patch(s, s)) for s in run.squares}
+            continue
         way = run.request.voting if run.request.design is None else DOUBLE_MASKING
         last = min(int(run.largest[way].max()) + 1, *first.store.image_size)
         squares = run.squares(range(1, last + 1))
@@ -193,7 +239,7 @@ def draw(runs: Mapping[str, Analysis]) -> "Figure":
     return figures.comparison_figure(found, caption=images)
 
 
-def write(runs: Mapping[str, Analysis], out: pathlib.Path) -> list[str]:
+def write(runs: Mapping[str, Run], out: pathlib.Path) -> list[str]:
     """Writes comparison.csv and the figure; returns the names of the files."""
     out.mkdir(parents=True, exist_ok=True)
     records = [
