@@ -2,11 +2,12 @@
 
 Process i of n scores every n-th of the missing shards, from the i-th on, and leaves the
 checksum of each beside it. The first process enters them into the manifest, when all
-are done or when the store is taken up again; nothing but the files passes between them,
-so a process that is killed loses a shard at most. Alone, a process enters each shard as
-it is written.
+are done or when the store is taken up again; nothing but the files passes between
+them, so a process that is killed loses two shards at most. Alone, a process enters each
+shard as it is written.
 """
 
+import concurrent.futures
 import pathlib
 import re
 import shutil
@@ -77,13 +78,25 @@ def fill(
     index, count = distributed.share()
     mine = scores.missing[index::count]
     parts = read_ahead(images, [scores.span(shard) for shard in mine])
-    for shard, part in zip(mine, parts, strict=True):
-        checksum = scores.write(shard, score_fn(part))
+
+    def keep(shard: int, found: np.ndarray) -> int:
+        nonlocal scores
+        checksum = scores.write(shard, found)
         if count == 1:
             scores = scores.enter({shard: checksum})
         else:
             _beside(scores, shard).write_text(checksum)
-        yield len(part)
+        return len(found)
+
+    # A shard is written while the next one is scored.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing: list[concurrent.futures.Future[int]] = []
+        for shard, part in zip(mine, parts, strict=True):
+            writing.append(pool.submit(keep, shard, score_fn(part)))
+            if len(writing) > 1:
+                yield writing.pop(0).result()
+        for last in writing:
+            yield last.result()
     distributed.barrier("store filled")
     if distributed.is_first():
         _collect(scores)

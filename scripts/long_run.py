@@ -7,7 +7,8 @@ Stage 1 and the margin stage (configs/cifar10_columns3_card*.py), the export
 Before it begins, 100 steps of each stage are timed. What would take longer than
 --minutes is shortened: both schedules by one factor, and the decay of the weights grows
 as they shrink. What was decided is in OUT/plan.json: the same command goes on from
-there. OUT/model is what to keep; no file of it is above 16 MiB.
+there. With --prepare it only decides and compiles, so that --minutes are all left for
+the same command without it. OUT/model is what to keep; no file of it is above 16 MiB.
 
 --scale and --width make a rehearsal of it: --scale=0.001 --width=8 takes minutes on
 two cores.
@@ -27,6 +28,7 @@ import jax
 from dsmooth_jax import data, distributed, models
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.commands.certification import ask, certify_workdir
+from dsmooth_jax.scoring import score
 from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage.files import write_whole
 from dsmooth_jax.training import feeding, optimizers, run
@@ -45,6 +47,7 @@ def main():
     flags.add_argument("--data_dir", required=True)
     flags.add_argument("--out", type=pathlib.Path, required=True)
     flags.add_argument("--minutes", type=float, default=9.0)
+    flags.add_argument("--prepare", action="store_true")
     flags.add_argument("--scale", type=float, default=1.0)
     flags.add_argument("--width", type=int, default=None)
     flags = flags.parse_args()
@@ -58,8 +61,13 @@ def main():
     asked = {"minutes": flags.minutes, "scale": flags.scale, "width": flags.width}
     plan = read_plan(out / "plan.json", asked)
     if plan is None:
-        plan = make_plan(asked, out, flags.data_dir, begun)
+        plan = make_plan(asked, out, flags.data_dir, None if flags.prepare else begun)
         write_whole(out / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
+    if flags.prepare:
+        for config in plan["configs"].values():
+            time_stage(from_json(config), flags.data_dir, 1)  # compiles, for the run
+        print(f"prepared in {time.monotonic() - begun:.0f} s")
+        return
     for stage in STAGES:
         config = from_json(plan["configs"][stage])
         outcome = run.train(config, out / stage, data_dir=flags.data_dir)
@@ -96,7 +104,10 @@ def read_plan(path, asked):
 
 
 def make_plan(asked, out, data_dir, begun):
-    """Times both stages and shortens their schedules until they fit."""
+    """Times both stages and shortens their schedules until they fit.
+
+    `begun` is when the minutes began; None: they begin later, when all is compiled.
+    """
     configs, times, probe = {}, {}, max(3, round(PROBE * min(1, asked["scale"])))
     for stage in STAGES:
         made = importlib.import_module(f"configs.{stage}").get_config()
@@ -113,7 +124,9 @@ def make_plan(asked, out, data_dir, begun):
         times[stage] = time_stage(configs[stage], data_dir, probe)
     startup = sum(t["startup"] for t in times.values())
     steps = sum(t["steps"] * t["seconds"] for t in times.values())
-    left = 60 * asked["minutes"] - (time.monotonic() - begun) - startup - RESERVE
+    left = 60 * asked["minutes"] - RESERVE
+    if begun is not None:
+        left -= time.monotonic() - begun + startup
     factor = min(1.0, left / steps)
     print(f"{STAGES}: {times}")
     print(
@@ -126,16 +139,17 @@ def make_plan(asked, out, data_dir, begun):
         )
     print(f"both schedules are taken times {factor:.3f}", flush=True)
     plain = {s: to_json(shortened(c, factor)) for s, c in configs.items()}
-    plain[STAGES[1]]["train"]["init_from"] = str(out / STAGES[0])
+    plain[STAGES[1]]["train"]["init_from"] = os.path.relpath(out / STAGES[0])
     return {"asked": asked, "times": times, "factor": factor, "configs": plain}
 
 
 def shortened(config, factor):
-    """The same run in fewer epochs, its weights decayed as much."""
+    """The same run in fewer epochs, its weights decayed as much, if that can be."""
     train, optimizer = config.train, config.train.optimizer
+    most = 0.5 / optimizer.learning_rate  # a step that halves them
     optimizer = dataclasses.replace(
         optimizer,
-        weight_decay=optimizer.weight_decay / factor,
+        weight_decay=min(optimizer.weight_decay / factor, most),
         warmup_epochs=optimizer.warmup_epochs * factor,
     )
     epochs = train.epochs * factor
@@ -188,6 +202,9 @@ def compare_views(model, data_dir):
     """Accuracies on validation images, read once and read six times."""
     _, variables, record = restore_base(model)
     images = data.load(split="validation", data_dir=data_dir, **record["data"])
+    patch, size = record["patch"], images.image_shape[:2]
+    sets = run.sets_for("patch", patch, record, size)
+    masks = run.masks_for(patch, record, size)
     found = {}
     for name, views in (("one view", {}), ("six views", VIEWS)):
         changed = models.build(
@@ -196,10 +213,9 @@ def compare_views(model, data_dir):
             image_shape=images.image_shape,
             num_classes=images.num_classes,
         )
-        sets = run.sets_for("patch", record["patch"], record, images.image_shape[:2])
         start = time.monotonic()
-        scores_fn = changed.scores_fn(variables)
-        choice = run.choose(scores_fn, images, record["patch"], sets, None)
+        scores = score(changed.scores_fn(variables), images.images, batch_size=128)
+        choice = run.choose(scores, images.labels, patch, sets, masks)
         seconds = time.monotonic() - start
         found[name] = {"seconds": round(seconds, 1), "chosen": str(choice)}
     return found
