@@ -16,6 +16,7 @@ Source: this library. The nearest relative is PatchCURE (Xiang et al., USENIX Se
 receptive field and asks for unanimity.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,10 +34,11 @@ from dsmooth_jax.duels import (
 from dsmooth_jax.leaving_out import check_sets, refuse_empty_pair
 from dsmooth_jax.types import (
     Grades,
+    PerImage,
     Table,
 )
 from dsmooth_jax.voting import TOLERANCE, check_scores, check_tolerance
-from dsmooth_jax.winners import sure_fn, winners_fn
+from dsmooth_jax.winners import leads_fn, sure_fn, winners_fn
 
 LEVELS_PER_NAT = 1000
 """`log_levels` counts thousandths of a natural logarithm."""
@@ -178,6 +180,59 @@ def certify_masked(
         table = mask_table(checked[part], masks, limit=limit, **options)
         parts.append(certify_double_masking(table, covering))
     return join(parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WorstPair:
+    """The two masks that harm a class most, of each of N images.
+
+    Attributes:
+      first: int64 [N], one of the masks.
+      second: int64 [N], the other; the same where one alone is the worst.
+      rival: int64 [N], the best of the other classes without both, of equals the
+        smaller.
+      margin: int64 [N], what the class leads by, less 1 where it would lose a tie. The
+        least of all pairs: it wins without any two masks iff margin >= 0, and
+        otherwise the rival wins without these.
+    """
+
+    first: PerImage
+    second: PerImage
+    rival: PerImage
+    margin: PerImage
+
+
+def worst_pair(levels: ArrayLike, masks: ArrayLike, chosen: ArrayLike) -> WorstPair:
+    """Finds the pair of masks without which a class leads by the least.
+
+    Args:
+      levels: as in `mask_table`, which sums them.
+      masks: as in `mask_table`.
+      chosen: integer [N], the class of each image, for example what is predicted.
+
+    Returns:
+      A `WorstPair`, of equals the first by row.
+
+    Raises:
+      TypeError, ValueError: as `mask_table`.
+    """
+    checked, left, _ = _check(levels, masks, None)
+    own = np.asarray(chosen)
+    num = len(checked)
+    pair, rival = np.zeros((num, 2), np.int64), np.zeros(num, np.int64)
+    least = np.full(num, np.iinfo(np.int64).max)
+    for part in _chunks(checked, len(left)):
+        leads = leads_fn(checked[part], own[part])
+        for i in range(len(left)):
+            margins, rivals = leads(left[i:] & left[i])
+            second = margins.argmin(axis=1)[:, None]
+            margin = np.take_along_axis(margins, second, axis=1)[:, 0]
+            is_worse = margin < least[part]
+            least[part][is_worse] = margin[is_worse]
+            pair[part][is_worse] = np.insert(i + second, 0, i, axis=1)[is_worse]
+            here = np.take_along_axis(rivals, second, axis=1)[:, 0]
+            rival[part][is_worse] = here[is_worse]
+    return WorstPair(pair[:, 0], pair[:, 1], rival, least)
 
 
 def _check(

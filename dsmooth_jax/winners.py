@@ -18,13 +18,36 @@ def winners_fn(levels: np.ndarray, limit: int | None) -> WinnersFn:
     """Ablations left, [Q, P] -> the winners of levels [n, P, K], int64 [n, Q]."""
     if limit is None:
         table = _by_ablation(levels)
-        return lambda left: _largest(_sums(table, left))
+        return lambda left: _largest(_sums(table, left))[0]
 
     def by_duels(left: np.ndarray) -> np.ndarray:
         winners = [predict(worst_duels(levels[:, row], limit)) for row in left]
         return np.stack(winners, axis=1)
 
     return by_duels
+
+
+LeadsFn: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def leads_fn(levels: np.ndarray, chosen: np.ndarray) -> LeadsFn:
+    """Ablations left, [Q, P] -> how the sum of class chosen [n] stands to the others'.
+
+    (margin, rival), int64 [n, Q]: the largest sum of another class, of equals the
+    smaller, and what the chosen class has more, less 1 where it would lose a tie. So it
+    wins where margin >= 0, and elsewhere the rival does.
+    """
+    table = _by_ablation(levels)
+    every = np.arange(len(chosen))
+
+    def leads(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums = _sums(table, left)  # [Q, K, n]
+        own = sums[:, chosen, every]
+        sums[:, chosen, every] = -np.inf
+        rival, best = _largest(sums)
+        return (own - best).T.astype(np.int64) - (rival < chosen[:, None]), rival
+
+    return leads
 
 
 SureFn: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -84,12 +107,12 @@ def _sums(table: np.ndarray, sets: np.ndarray) -> np.ndarray:
     return sums.reshape(len(sets), num_classes, n)
 
 
-def _largest(sums: np.ndarray) -> np.ndarray:
-    """[Q, K, n] -> int64 [n, Q]: `predict` of each set, many times faster."""
+def _largest(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[Q, K, n] -> `predict` of each set, int64 [n, Q], many times faster; its sum."""
     winner = np.zeros(sums[:, 0].shape, np.int64)
     best = sums[:, 0].copy()
     for k in range(1, sums.shape[1]):
         is_better = sums[:, k] > best
         winner[is_better] = k
         np.maximum(best, sums[:, k], out=best)
-    return winner.T
+    return winner.T, best

@@ -178,17 +178,29 @@ def check_table(browser, data, side):
         "[...document.querySelectorAll('#live tbody tr')].map(r => "
         "[...r.children].map(c => c.textContent))"
     )
-    for row, (name, found) in zip(cells, data["votings"].items(), strict=True):
-        square = found["squares"][side]
-        wanted = [name.replace("_", " ")]
-        for count, low, high in (found["clean"], square["certified"]):
+    rows = {
+        name.replace("_", " "): {"clean": found["clean"], **found["squares"][side]}
+        for name, found in data["votings"].items()
+    }
+    rows["double masking"] = data["masking"]["squares"][side]
+    for row, (name, found) in zip(cells, rows.items(), strict=True):
+        if found is None:
+            same("live table", row, [name, "too large for it"])
+            continue
+        wanted = [name]
+        for count, low, high in (found["clean"], found["certified"]):
             share = f"{100 * count / data['numImages']:.1f}"
             wanted.append(f"{share}{100 * low:.1f} to {100 * high:.1f}")
-        wanted.append(f"{100 * square['wrong'][0] / data['numImages']:.1f}")
-        same("live table", row, wanted)
+        wanted.append(f"{100 * found['wrong'][0] / data['numImages']:.1f}")
+        detected = found.get("detected")
+        share = f"{100 * detected[0] / data['numImages']:.1f}" if detected else ""
+        same("live table", row, [*wanted, share])
 
 
 def check_slider(browser, data):
+    browser.ask("document.querySelector('.card').click()")
+    pressed = "document.querySelector('[aria-pressed=true]').dataset.image"
+    image = browser.ask(f"Number({pressed})")
     browser.ask("document.getElementById('side').focus()")
     browser.press("Home")
     for side, size in enumerate(data["sides"]):
@@ -196,7 +208,9 @@ def check_slider(browser, data):
         same("slider", text, f"{size}x{size}")
         check_table(browser, data, side)
         check_outcomes(browser, data, data["main"], side)
+        check_masked(browser, data, side, image)
         browser.press("ArrowRight")
+    browser.press("Escape")
 
 
 def set_form(browser, name, value):
@@ -236,6 +250,23 @@ def check_filters(browser, data):
     set_form(browser, "order", "turns")
 
 
+def signed(value, digits):
+    sign = "+" if value > 0 else "\u2212" if value < 0 else ""
+    return f"{sign}{abs(value):.{digits}f}"
+
+
+def check_masked(browser, data, side, image):
+    """What the page adds up without the worst two masks is the lead that was found."""
+    found = data["masking"]["squares"][side]
+    shown = browser.ask("document.querySelector('#detail .masked')?.textContent")
+    if found is None:
+        return same("masked", shown, None)
+    answer, rival = found["answer"][image], found["rival"][image]
+    lead = (found["margin"][image] + (rival < answer)) / data["masking"]["perNat"]
+    name = data["classes"][answer]
+    return same("masked", shown, f"lead of {name}, in nats{signed(lead, 3)}")
+
+
 def check_keyboard(browser, data):
     """Tab reaches the gallery; Enter opens, arrows move, Escape closes and returns."""
     browser.ask("document.getElementById('order').focus()")
@@ -259,9 +290,9 @@ def check_keyboard(browser, data):
         shown = browser.ask("document.querySelector('#detail .sum').textContent")
         margin = found["margin"][image][side] / found["limit"]
         digits = 2 if found["limit"] > 1 else 0
-        sign = "+" if margin > 0 else "\u2212" if margin < 0 else ""
         # What the page adds up from the votes is the margin that was computed.
-        same("margin", shown, f"margin{sign}{abs(margin):.{digits}f}")
+        same("margin", shown, f"margin{signed(margin, digits)}")
+        check_masked(browser, data, side, image)
     browser.press("Escape")
     same("closed", browser.ask("document.getElementById('detail').hidden"), True)
     same("focus", browser.ask(f"Number({here}.dataset.image)"), image)

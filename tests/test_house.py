@@ -59,6 +59,7 @@ HOUSE = [
             "masked_analysis",
             "analysis",
             "thumbnails",
+            "masked_explorer",
             "explorer_data",
             "summary",
             "plot_style",

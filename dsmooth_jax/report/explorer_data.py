@@ -14,6 +14,7 @@ from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.duels import check_levels, preference
 from dsmooth_jax.queries import worst_placement
 from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.masked_explorer import explore_masks, share
 from dsmooth_jax.report.request import shown_sizes
 from dsmooth_jax.report.thumbnails import class_names
 from dsmooth_jax.threat import Patch
@@ -34,7 +35,8 @@ def explore(analysis: Analysis) -> dict[str, Any]:
       square), and for each of ``sides`` the ``margin``, the ``rival`` and the
       ``corner`` (row * W + column) of the worst placement; ``duels``, for each rival
       that occurs (and the label), base64 of int8 [P]: how much each ablation prefers
-      the prediction to it, in units of 1 / ``limit`` of a vote.
+      the prediction to it, in units of 1 / ``limit`` of a vote. ``masking`` is of
+      `explore_masks`.
     """
     store, request = analysis.store, analysis.request
     sides = shown_sizes(min(store.image_size))
@@ -51,6 +53,7 @@ def explore(analysis: Analysis) -> dict[str, Any]:
         "votings": {
             voting: _voting(analysis, voting, sides) for voting in request.votings
         },
+        "masking": explore_masks(analysis, sides),
     }
 
 
@@ -81,9 +84,9 @@ def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, A
     return {
         "setting": request.setting(voting),
         "limit": checked_limit,
-        "clean": _share(found[0].clean),
+        "clean": share(found[0].clean),
         "squares": [
-            {"certified": _share(e.certified), "wrong": _share(e.certified_wrong)}
+            {"certified": share(e.certified), "wrong": share(e.certified_wrong)}
             for e in found
         ],
         "prediction": prediction.tolist(),
@@ -99,11 +102,6 @@ def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, A
             for one, classes, own in zip(preferences, asked, prediction, strict=True)
         ],
     }
-
-
-def _share(accuracy: Any) -> list[float]:
-    """[count, low, high]."""
-    return [accuracy.count, *accuracy.interval]
 
 
 def _nearest_side(patch: Patch, sides: list[int]) -> int:

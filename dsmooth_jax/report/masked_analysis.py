@@ -1,5 +1,6 @@
 """What double masking certifies, of a few images: by attack, and by square."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from dsmooth_jax.evidence import certify_masked
 from dsmooth_jax.leaving_out import covering_touched, design_masks
 from dsmooth_jax.report.request import Attack, shown_sizes
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import ImageSize
+from dsmooth_jax.types import AblationMasks, ImageSize
 
 
 def against_attacks(
@@ -51,14 +52,21 @@ def against_squares(
       {side: certificate}, of `shown_sizes`.
     """
     found = {}
+    for side, masks in square_masks(ablation, tuple(image_size)).items():
+        sets = touched(ablation, Patch(side, side), image_size)
+        found[side] = certify_masked(levels, masks, covering_touched(masks, sets))
+    return found
+
+
+@functools.cache
+def square_masks(ablation: Ablation, image_size: ImageSize) -> dict[int, AblationMasks]:
+    """The masks that are made for each square: {side: masks}, of `shown_sizes`."""
+    found = {}
     for side in shown_sizes(min(image_size)):
-        square = Patch(side, side)
         try:
-            masks = design_masks(ablation, square, image_size)
+            found[side] = design_masks(ablation, Patch(side, side), image_size)
         except ValueError:  # too large for these ablations, as are all above
             break
-        covering = covering_touched(masks, touched(ablation, square, image_size))
-        found[side] = certify_masked(levels, masks, covering)
     return found
 
 

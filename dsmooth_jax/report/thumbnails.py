@@ -43,7 +43,8 @@ def choose(store: Shards) -> np.ndarray:
     num_views = store.entry_shape[0]  # ablations, or masks
     most = min(
         MOST_IMAGES,
-        _MOST_BYTES // (7 * num_views),  # about 2.5 duels, 2 votings, in base64
+        # In base64 about 2.5 duels of a byte, 2 votings, and 2 leads of two bytes.
+        _MOST_BYTES // (12 * num_views),
         _MOST_SCORES // math.prod(store.entry_shape),
     )
     most = min(max(most, 1), len(store))

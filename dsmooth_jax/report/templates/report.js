@@ -67,6 +67,28 @@
     return { kept, given, count, tie, left: kept - voting().limit * count + tie };
   }
 
+  // Double masking against the square of the slider; null where that is too large.
+  const masking = () => data.masking.squares[state.side];
+
+  // The answer's lead over its rival without the two masks that harm it most.
+  function worstPair(i) {
+    const { answer, rival, first, second, masks } = masking();
+    const bytes = Uint8Array.from(atob(data.masking.leads[i][`${answer[i]} ${rival[i]}`]), (c) => c.charCodeAt(0));
+    const leads = Array.from(new Int16Array(bytes.buffer)); // little-endian, as browsers are
+    const bits = atob(masks);
+    const perRow = Math.ceil(leads.length / 8);
+    const isIn = (mask, p) => (bits.charCodeAt(mask * perRow + (p >> 3)) >> (7 - (p & 7))) & 1;
+    const out = leads.map((_, p) => Boolean(isIn(first[i], p) || isIn(second[i], p)));
+    const left = leads.map((lead, p) => (out[p] ? 0 : lead));
+    return {
+      answer: answer[i], rival: rival[i], out, left,
+      pair: [...new Set([first[i], second[i]])],
+      numMasks: bits.length / perRow,
+      numLeft: out.filter((isOut) => !isOut).length,
+      sum: left.reduce((one, two) => one + two, 0),
+    };
+  }
+
   // ---- Small helpers --------------------------------------------------------------
 
   function element(name, attributes = {}, ...children) {
@@ -81,11 +103,10 @@
   const percent = (count) => (100 * count / data.numImages).toFixed(1);
   const interval = ([, low, high]) => element("span", { class: "interval" },
     `${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)}`);
-  const votes = (units) => {
-    const value = units / voting().limit;
-    return (value > 0 ? "+" : value < 0 ? "\u2212" : "") +
-      Math.abs(value).toFixed(voting().limit > 1 ? 2 : 0);
-  };
+  const signed = (value, digits) =>
+    (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(digits);
+  const votes = (units) => signed(units / voting().limit, voting().limit > 1 ? 2 : 0);
+  const nats = (units) => Math.abs(units / data.masking.perNat).toFixed(3);
   const square = (m) => `${m}x${m}`;
   const byName = (k) => data.classes[k];
 
@@ -99,14 +120,17 @@
 
   function strip(i) {
     const { preferences, touched } = duel(i);
+    return drawStrip(preferences, touched, voting().limit);
+  }
+
+  function drawStrip(preferences, touched, limit) {
     const { rows, columns } = data.windows;
-    return isMap ? mapStrip(preferences, touched, rows.length, columns.length)
-      : barStrip(preferences, touched);
+    return isMap ? mapStrip(preferences, touched, limit, rows.length, columns.length)
+      : barStrip(preferences, touched, limit);
   }
 
   // Bars: up for the prediction, down for the rival; touched ablations are shaded.
-  function barStrip(preferences, touched) {
-    const limit = voting().limit;
+  function barStrip(preferences, touched, limit) {
     let [up, down, shade] = ["", "", ""];
     preferences.forEach((g, p) => {
       const size = (Math.abs(g) / limit) * 0.96;
@@ -123,8 +147,7 @@
 
   // Squares: full for the prediction, hollow for the rival, as large as the preference;
   // touched ablations are outlined.
-  function mapStrip(preferences, touched, numRows, numColumns) {
-    const limit = voting().limit;
+  function mapStrip(preferences, touched, limit, numRows, numColumns) {
     let [up, down, edge] = ["", "", ""];
     const isTouched = (x, y) =>
       x >= 0 && y >= 0 && x < numColumns && y < numRows && touched[y * numColumns + x];
@@ -222,6 +245,17 @@
     return found;
   }
 
+  function maskingRow() {
+    const name = element("th", { scope: "row" }, "double masking");
+    const found = masking();
+    if (!found) return element("tr", {}, name, element("td", { class: "text", colspan: 4 }, "too large for it"));
+    const { clean, certified, wrong, detected } = found;
+    return element("tr", {}, name,
+      element("td", {}, percent(clean[0]), interval(clean)),
+      element("td", {}, element("strong", {}, percent(certified[0])), interval(certified)),
+      element("td", {}, percent(wrong[0])), element("td", {}, percent(detected[0])));
+  }
+
   function showTable() {
     const body = document.querySelector("#live tbody");
     body.replaceChildren(...Object.entries(data.votings).map(([name, v]) => {
@@ -230,8 +264,8 @@
         element("th", { scope: "row" }, name.replace("_", " ")),
         element("td", {}, percent(v.clean[0]), interval(v.clean)),
         element("td", {}, element("strong", {}, percent(certified[0])), interval(certified)),
-        element("td", {}, percent(wrong[0])));
-    }));
+        element("td", {}, percent(wrong[0])), element("td", {}));
+    }), maskingRow());
     const text = `${side()} by ${side()} pixels`;
     $("side-text").textContent = square(side());
     $("side").setAttribute("aria-valuetext", text);
@@ -292,6 +326,7 @@
         : columns.length > 1 ? ["first kept column 0", String(width - 1)] : ["first kept row 0", String(height - 1)];
     panel.replaceChildren(close,
       element("h3", {}, badge(key), OUTCOMES[key].name),
+      element("p", { class: "small" }, `by ${state.voting.replace("_", " ")} votes`),
       element("p", { class: "small id" }, data.ids[i]),
       element("dl", { class: "names" }, ...Object.entries({
         label, prediction, "largest certified": voting().largest[i] ? square(voting().largest[i]) : "none",
@@ -314,7 +349,45 @@
         ? "Not negative: no content of the patch, here or anywhere, changes the prediction."
         : voting().limit > 1
           ? `Negative: a patch there may turn it into ${byName(rival)}.`
-          : `Negative: if the touched ablations turn, it becomes ${byName(rival)}.`));
+          : `Negative: if the touched ablations turn, it becomes ${byName(rival)}.`),
+      ...maskingDetail(i, axis));
+  }
+
+  // What double masking made for this square answers, and what is left at its worst.
+  function maskingDetail(i, axis) {
+    const title = element("h4", {}, `Double masking, made for ${square(side())}`);
+    const small = (...children) => element("p", { class: "small" }, ...children);
+    const found = masking();
+    if (!found) return [title, small("This square is too large for it: two masks leave no ablation to look at.")];
+    const { answer, rival, out, left, pair, numMasks, numLeft, sum } = worstPair(i);
+    const [own, other] = [byName(answer), byName(rival)];
+    const isBroken = found.margin[i] < 0;
+    const isCertified = Boolean(found.isCertified[i]);
+    const highest = Math.max(1, ...left.map(Math.abs));
+    return [title,
+      element("dl", { class: "names" }, ...Object.entries({
+        answer: own, certified: isCertified ? "yes" : "no", detected: found.isDetected[i] ? "yes" : "no",
+      }).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+      small(`Of ${numMasks} masks, ` + (pair.length > 1
+        ? `numbers ${pair[0]} and ${pair[1]} together harm `
+        : `number ${pair[0]}, and no second one, harms `),
+      element("span", { class: "for" }, own), ` most. ${pair.length > 1 ? "They leave" : "It leaves"} ` +
+        `${numLeft} of ${out.length} ablations; those out are ${isMap ? "outlined" : "shaded"}.`),
+      drawStrip(left, out, highest),
+      element("div", { class: "ends" }, element("span", {}, axis[0]), element("span", {}, axis[1])),
+      small("By how much each ablation left prefers ",
+        element("span", { class: "for" }, own), isMap ? " (full) or " : " (up) or ",
+        element("span", { class: "against" }, other), isMap ? " (hollow)" : " (down)",
+        `, in natural logarithms of scores; the largest is ${nats(highest)} nats.`),
+      element("table", {}, element("tbody", {}, element("tr", { class: "sum masked" },
+        element("td", {}, `lead of ${own}, in nats`), element("td", {}, signed(sum / data.masking.perNat, 3))))),
+      small(isBroken
+        ? `This pair breaks it: without them it is ${other}` + (sum ? "." : ", the smaller index of a tie.")
+        : sum ? `Even without these it wins by ${nats(sum)} nats, and without any other two by no less.`
+          : "Even without these it wins, as the smaller index of a tie.",
+      isBroken && isCertified
+        ? " It is certified all the same: every placement is covered by a mask that no second one breaks." : ""),
+    ];
   }
 
   function show() { showTable(); showGallery(); showDetail(); }
