@@ -76,7 +76,7 @@ COMMANDS = {
     ),
     "an ablation's kind alone": (
         training("ablation.kind=Blocks"),
-        ["Blocks takes", "needs ['height', 'width']", "['stride', 'width']"],
+        ["Blocks takes", "needs ['height']", "['stride', 'width']"],
     ),
     "no step at all": (
         training("train.batch_size=1280000", "train.optimizer.warmup_epochs=0.0"),

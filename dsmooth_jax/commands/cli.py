@@ -44,6 +44,7 @@ def parse_patches(
     >>> parse_patches("2x8,4%", (28, 28))
     (Patch(height=2, width=8), Patch(height=6, width=6))
     """
+    example = "2x2,5x5" if flag == "--patches" else "5x5"
     patches: list[Patch] = []
     for entry in text.split(","):
         if entry.strip() == "squares":
@@ -56,7 +57,7 @@ def parse_patches(
         if not match or "0" in match.groups():
             raise ValueError(
                 f"{flag}: {entry!r} must be HEIGHTxWIDTH in pixels, both >= 1, or "
-                f"P% of the image, or squares; for example {flag}=5x5"
+                f"P% of the image, or squares; for example {flag}={example}"
             )
         patches.append(Patch(int(match[1]), int(match[2])))
     return tuple(dict.fromkeys(patches))
