@@ -334,11 +334,16 @@ def test_bfloat16_computes_and_float32_keeps(name):
 CONFIGS = [
     "cifar10_blocks12_resnet18",
     "cifar10_columns3",
+    "cifar10_columns3_card",
+    "cifar10_columns3_card_margin",
     "cifar10_columns3_margin",
     "cifar10_columns4",
     "cifar10_columns4_resnet18",
+    "cifar10_columns4_vit_small",
+    "cifar10_columns4_vit_t16",
     "cifar10_masks",
     "fashion_mnist_columns",
+    "imagenet_columns19_vit_s16",
     "imagenet_columns25_bandnet",
     "imagenet_columns25_resnet50",
     "mnist5k_columns",
@@ -353,12 +358,15 @@ CONFIGS = [
 def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     """No config can rot: real shapes are traced, and one step of batch 2 is run."""
     module = importlib.import_module(f"configs.{name}")
-    assert f"--config=configs/{name}.py" in module.__doc__
+    command = "python -m scripts.long_run" if "card" in name else "python train.py"
+    assert command in module.__doc__
+    assert "card" in name or f"--config=configs/{name}.py" in module.__doc__
     config = to_json(from_json(json.loads(module.get_config().to_json())))
     grey = dict.fromkeys(("mnist5k", "mnist", "fashion_mnist"), (28, 28, 1))
     shapes = {**grey, "cifar10": (32, 32, 3), "imagenet2012": (299, 299, 3)}
     shape = shapes[config["data"]["name"]]
-    num_classes = 1000 if shape[0] == 299 else 10
+    shape = (*(config["data"].get("size") or shape[:2]), shape[2])
+    num_classes = 1000 if shape[0] > 200 else 10
     if config["defence"] == "double_masking":
         classifier = masked.build(from_json(config), shape, num_classes)
         assert masked.masks_of(from_json(config), shape[:2]).num_masks(shape[:2]) > 1
