@@ -12,6 +12,7 @@ rewriting of that set changes its prediction, so the clean one has the same.)
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -72,6 +73,16 @@ class AlarmCertificate:
     def at(self, alarm_margin: int) -> "AlarmCertificate":
         """The same images with another alarm margin; nothing is computed anew."""
         return dataclasses.replace(self, alarm_margin=check_alarm_margin(alarm_margin))
+
+
+def join_alarms(one: AlarmCertificate, other: AlarmCertificate) -> AlarmCertificate:
+    """Of consecutive images, against one patch and with one alarm margin."""
+    names = ("prediction", "margin", "least_margin", "rival_margin", "counts")
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in names
+    }
+    return dataclasses.replace(one, **joined)
 
 
 def certify_with_alarm(

@@ -7,8 +7,11 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax.report import analysis as analysis_module
+from dsmooth_jax.report import more_tables, thumbnails
 from dsmooth_jax.report.analysis import Analysis, analyze
+from dsmooth_jax.report.ranking import alarm_margins
 from dsmooth_jax.report.request import DOUBLE_MASKING, Request, attacks_on, shown_sizes
+from dsmooth_jax.report.thumbnails import choose_drawn
 
 SIZE, NUM_IMAGES = (6, 9), 37
 PATCHES = [ds.Patch(2, 2), ds.Patch(1, 1), ds.Patch(2, 3)]
@@ -33,6 +36,7 @@ def make_request(store, **changes):
     attacks = attacks_on(store.ablation, SIZE, PATCHES, area=3, num_patches=2)
     wanted = {"voting": "graded", "has_maps": True, "thresholds": (0.2, 0.4)}
     wanted |= {"sample": np.array([0, 5, 36]), "strengths": (2.0,), **changes}
+    wanted = {"tolerance": 2e-4, **wanted}  # so that some votes are in doubt
     return Request(attacks, ("threshold", "top_one", "graded"), 0.3, 4.0, **wanted)
 
 
@@ -43,19 +47,17 @@ def test_every_answer_is_what_the_functions_say(store):
     names = {"2x2", "1x1", "2x3", "1x3", "3x1", "area <=3", "2 x 2x2", "2 x 1x1"}
     assert {attack.name for attack in request.attacks} == {*names, "2 x 2x3"}
     for voting in request.votings:
-        votes, limit = request.cast(scores, voting)
-        assert (found.largest[voting] == largest(votes, store, limit)).all()
+        votes, options = request.cast(scores, voting)
+        assert (found.largest[voting] == largest(votes, store, options)).all()
         for attack in request.attacks:
             touched = attack.touched
             if attack.num_patches > 1:
-                certificate, is_exact = ds.certify_several(
-                    votes, touched, 2, limit=limit
-                )
+                certificate, is_exact = ds.certify_several(votes, touched, 2, **options)
                 assert found.is_exact[voting, attack.name] is is_exact
                 wanted = {"placement": certificate}
             else:
                 wanted = {
-                    rule: ds.certify(votes, touched, rule=rule, limit=limit)
+                    rule: ds.certify(votes, touched, rule=rule, **options)
                     for rule in ("placement", "margin")
                 }
             for rule, certificate in wanted.items():
@@ -66,35 +68,120 @@ def test_every_answer_is_what_the_functions_say(store):
                     found.predictions[voting], certificate.prediction
                 )
     for voting, setting in (("threshold", 0.3), ("graded", 4.0)):
+        votes, options = request.cast(scores, voting)
         name = {"threshold": "threshold", "graded": "strength"}[voting]
-        doubt = ds.uncertain_votes(scores, 1e-6, **{name: setting})
-        votes, limit = request.cast(scores, voting)
+        doubt = ds.uncertain_votes(scores, request.tolerance, **{name: setting})
+        np.testing.assert_array_equal(options["uncertain"], doubt)
         touched = ds.touched(store.ablation, PATCHES[0], SIZE)
-        certificate = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        certificate = ds.certify(votes, touched, limit=options["limit"])
         wanted = ds.evaluate(certificate, store.labels).certified
-        assert found.uncertain[voting, str(PATCHES[0])] == wanted
+        assert found.nominal[voting, str(PATCHES[0])] == wanted
         sweep = ds.sweep(
             scores,
             store.labels,
             {request.patch: ds.touched(store.ablation, request.patch, SIZE)},
             thresholds=[0.2, 0.3, 0.4],
             strengths=[2.0, 4.0],
+            tolerance=request.tolerance,
         )
         assert (
             found.settings[voting, setting]
             == (sweep[voting, setting, request.patch, "placement"])
         )
-    votes, limit = request.cast(scores, "graded")
-    maps = ds.vulnerability_map(votes, store.ablation, PATCHES[0], SIZE, limit=limit)
+    votes, options = request.cast(scores, "graded")
+    maps = ds.vulnerability_map(votes, store.ablation, PATCHES[0], SIZE, **options)
     for name, wanted in zip(("margin", "rival"), maps, strict=True):
         np.testing.assert_array_equal(found.maps[name], wanted)
-    np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes, limit=limit))
+    np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes, limit=ds.GRADES))
     assert found.base_accuracy == ds.base_accuracy(scores, store.labels)
     np.testing.assert_array_equal(found.sample, scores[request.sample])
 
 
-def largest(votes, store, limit):
-    return ds.largest_certified_patch(votes, store.ablation, SIZE, limit=limit)
+def test_ranks_and_alarms_are_what_the_functions_say(store):
+    # Protects top-k and alarms: of every attack by one patch, every voting and setting.
+    alarms = {("threshold", 0.01): 1, ("graded", 0.01): 30, ("graded", 0.05): 80}
+    request = make_request(store, top_k=(1, 3), alarms=alarms)
+    found, scores, labels = analyze(store, request), store.read_all(), store.labels
+    single = [attack for attack in request.attacks if attack.num_patches == 1]
+    assert {name for _, name in found.ranks} == {attack.name for attack in single}
+    for voting in request.votings:
+        votes, options = request.cast(scores, voting)
+        one_vote = {"one_vote": voting == "top_one"}
+        nothing = np.zeros((1, 9), bool)
+        ranks = ds.worst_rank(votes, nothing, limit=options["limit"], **one_vote)
+        wanted = ranks[np.arange(NUM_IMAGES), labels]
+        np.testing.assert_array_equal(found.clean_ranks[voting], wanted)
+        for attack in single:
+            ranks = ds.worst_rank(votes, attack.touched, **one_vote, **options)
+            wanted = ranks[np.arange(NUM_IMAGES), labels]
+            np.testing.assert_array_equal(found.ranks[voting, attack.name], wanted)
+            wanted = ds.certify_with_alarm(
+                votes, attack.touched, alarm_margin=0, **options
+            )
+            held = found.alarms[voting, attack.name]
+            for name in ("margin", "least_margin", "rival_margin", "prediction"):
+                np.testing.assert_array_equal(
+                    getattr(held, name), getattr(wanted, name)
+                )
+    votes = ds.threshold_votes(scores, 0.4)
+    doubt = ds.uncertain_votes(scores, request.tolerance, threshold=0.4)
+    ranks = ds.worst_rank(votes, single[0].touched, uncertain=doubt)
+    wanted = int((ranks[np.arange(NUM_IMAGES), labels] <= 3).sum())
+    assert found.sweep_ranks["threshold", 0.4, single[0].name, 3].count == wanted
+    assert len(found.sweep_ranks) == 3 * len(single) * 2
+
+
+def test_tables_of_ranks_and_alarms_count_what_was_found(store):
+    # Protects what is printed: each row against the arrays it is counted from.
+    alarms = {("threshold", 0.01): 1, ("graded", 0.01): 30, ("graded", 0.05): 80}
+    found = analyze(store, make_request(store, top_k=(1, 3), alarms=alarms))
+    ranks = more_tables.top_k_table(found)
+    assert len(ranks) == 6 * 3 * 2
+    for row in ranks:
+        at = found.ranks[row.voting, row.attack]
+        assert row.certified.count == (at <= row.k).sum()
+        assert row.clean.count == (found.clean_ranks[row.voting] <= row.k).sum()
+    rows = more_tables.alarm_table(found)
+    assert len(rows) == 6 * (3 + 3)
+    for row in rows:
+        margin = found.margins[row.voting, row.attack, "placement"]
+        is_right = found.is_right(row.voting)
+        if row.rate is None:
+            assert row.false_alarms.count == (margin < 0).sum()
+            assert row.detected.count == is_right.sum() and row.unwavering is None
+            continue
+        t = alarms[row.voting, row.rate]
+        assert row.margin == (t / 100 if row.voting == "graded" else t)
+        at = found.alarms[row.voting, row.attack]
+        assert row.false_alarms.count == (at.margin < t).sum()
+        assert row.detected.count == (is_right & (at.rival_margin < t)).sum()
+        assert row.unwavering.count == (is_right & (at.least_margin >= t)).sum()
+    one, two = more_tables.texts(found)
+    assert "2x2       graded     3" in one and "unless certified" in two
+    assert "won by < 0.8 votes (5 %)" in two
+    assert max(map(len, [*one.splitlines(), *two.splitlines()])) <= 100
+    assert {"worst_rank_2x2_graded", "rival_margin_2x2_graded"} <= set(
+        more_tables.columns(found)
+    )
+
+
+def test_alarm_margins_meet_their_rate_on_validation_images(store):
+    # Protects the choice: of each voting by itself, all shards together.
+    request = make_request(store)
+    found = alarm_margins(store, request, [0.1, 0.3])
+    assert set(found) == {(v, r) for v in request.votings for r in (0.1, 0.3)}
+    for (voting, rate), margin in found.items():
+        votes, options = request.cast(store.read_all(), voting)
+        nothing = np.zeros((1, 9), bool)
+        certificate = ds.certify_with_alarm(
+            votes, nothing, alarm_margin=margin, limit=options["limit"]
+        )
+        assert margin == 0 or certificate.is_alarm.mean() <= rate
+        assert certificate.at(margin + 1).is_alarm.mean() > rate
+
+
+def largest(votes, store, options):
+    return ds.largest_certified_patch(votes, store.ablation, SIZE, **options)
 
 
 def test_squares_are_those_that_are_certified(store):
@@ -107,9 +194,9 @@ def test_squares_are_those_that_are_certified(store):
     for (voting, patch, rule), result in squares.items():
         if voting == DOUBLE_MASKING:
             continue
-        votes, limit = request.cast(store.read_all(), voting)
+        votes, options = request.cast(store.read_all(), voting)
         touched = ds.touched(store.ablation, patch, SIZE)
-        certificate = ds.certify(votes, touched, rule=rule, limit=limit)
+        certificate = ds.certify(votes, touched, rule=rule, **options)
         assert result == ds.evaluate(certificate, store.labels)
 
 
@@ -118,7 +205,8 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
     store, group, monkeypatch, tmp_path
 ):
     # Protects large stores: groups of shards, joined, say what all images say.
-    request = make_request(store)
+    alarms = {("graded", 0.1): 5}
+    request = make_request(store, top_k=(2,), alarms=alarms)
     wanted = analyze(store, request)
     small = ds.open_scores(remake(store, tmp_path / "scores", group))
     monkeypatch.setattr(analysis_module, "_GROUP_IMAGES", group)
@@ -134,6 +222,34 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
     for field in dataclasses.fields(Analysis)[2:]:  # not store and request
         one, two = getattr(wanted, field.name), getattr(found, field.name)
         assert_equal(one, two)
+
+
+def test_figures_of_a_sample_count_the_sample_and_tables_all(store):
+    # Protects large stores: what is drawn of some is what they alone would give.
+    some = np.array([1, 4, 5, 20, 36])
+    found = analyze(store, make_request(store, drawn=some))
+    whole = analyze(store, make_request(store))
+    for name in ("results", "largest", "margins", "nominal"):
+        assert_equal(getattr(found, name), getattr(whole, name))
+    scores, labels = store.read_all()[some], store.labels[some]
+    votes, options = found.request.cast(scores, "graded")
+    margin, _ = ds.vulnerability_map(
+        votes, store.ablation, found.request.patch, SIZE, **options
+    )
+    np.testing.assert_array_equal(found.unproven, (margin < 0).sum(axis=0))
+    touched = ds.touched(store.ablation, ds.Patch(2, 3), SIZE)
+    certified = ds.evaluate(ds.certify(votes, touched, **options), labels).certified
+    assert found.rectangles[1, 2] == certified.count
+    assert {e.clean.num_images for e in found.settings.values()} == {5}
+    assert choose_drawn(store).tolist() == list(range(NUM_IMAGES))
+
+
+def test_few_images_are_drawn_where_tables_are_large(store, monkeypatch):
+    # Protects time: as many as the work allows, of every class.
+    monkeypatch.setattr(thumbnails, "_MOST_DRAWN", 8 * 9 * 4)
+    few = choose_drawn(store)
+    assert len(few) == 8 and (np.diff(few) > 0).all()
+    assert set(store.labels[few]) == set(store.labels)
 
 
 def test_a_field_that_does_not_say_how_it_is_combined_is_refused():
@@ -174,6 +290,8 @@ def assert_equal(one, two):
         assert one.keys() == two.keys()
         for key in one:
             assert_equal(one[key], two[key])
+    elif isinstance(one, ds.AlarmCertificate):
+        assert_equal(vars(one), vars(two))
     elif isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, two, strict=True)
     elif isinstance(one, ds.MaskedCertificate):

@@ -1155,6 +1155,23 @@ COMMANDS = {
         ["threshold=0", "(0, 1]"],
     ),
     "certify, threshold text": ([*SCORED, "--threshold=low"], ["threshold", "low"]),
+    "certify, top 0": ([*SCORED, "--top_k=0"], ["--top_k=0", "--top_k=3,5"]),
+    "certify, alarms in votes": (
+        [*SCORED, "--patches=2x2", "--alarms=5"],
+        ["--alarms=5", "--alarms=1%,5%"],
+    ),
+    "certify, alarms with nothing to choose on": (
+        [*SCORED, "--patches=2x2", "--alarms=5%"],
+        ["--alarms", "validation/scores", "--split=validation"],
+    ),
+    "certify, alarms chosen on what is not there": (
+        [*SCORED, "--patches=2x2", "--alarms=5%", "--validation_scores={tmp}/typo"],
+        ["typo", "--validation_scores"],
+    ),
+    "certify, workdir, alarms with nothing to choose on": (
+        [*TRAINED, "--alarms=5%"],
+        ["--alarms", "validation/scores", "--split=validation"],
+    ),
     "certify, workdir, patch too large": (
         [*TRAINED, "--patches=2x2,29x1"],
         ["patch 29x1", "28x28"],

@@ -32,6 +32,19 @@ def test_numbers_are_read_as_written():
         cli.parse_numbers("--strengths", "2,many")
 
 
+def test_counts_and_percentages_are_read_as_written():
+    """Each once, in order; an empty one asks for nothing, nonsense is named."""
+    assert cli.parse_counts("--top_k", " 3,5,3") == (3, 5)
+    assert cli.parse_percents("--alarms", "1%, 2.5 %,0%") == (0.01, 0.025, 0.0)
+    assert cli.parse_counts("--top_k", "") == cli.parse_percents("--alarms", "") == ()
+    for bad in ("0", "-1", "2.5", "3,", "many"):
+        with pytest.raises(ValueError, match=f"--top_k={bad} must be integers"):
+            cli.parse_counts("--top_k", bad)
+    for bad in ("1", "100%", "-1%", "1%,", "few"):
+        with pytest.raises(ValueError, match=f"--alarms={bad} must be percentages"):
+            cli.parse_percents("--alarms", bad)
+
+
 def test_progress_is_a_line_at_times_where_there_is_no_terminal(capsys, monkeypatch):
     """Logs: every ten seconds how fast and how long still."""
     clock = iter([0.0, 0.5, 12.0, 13.0, 30.0])  # the start, four items

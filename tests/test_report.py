@@ -15,6 +15,7 @@ from dsmooth_jax.report import (
     comparison,
     explorer_data,
     figures,
+    more_tables,
     plot_style,
     summary,
     thumbnails,
@@ -63,7 +64,8 @@ def asked(request, tmp_path_factory):
     """What was found, for each kind of ablation."""
     path = tmp_path_factory.mktemp("asked") / "scores"
     store = make_store(path, ablation=request.param)
-    return analyze(store, make_request(store))
+    alarms = {("threshold", 0.05): 1, ("graded", 0.05): 30, ("graded", 0.1): 60}
+    return analyze(store, make_request(store, top_k=(2, 3), alarms=alarms))
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +263,25 @@ def test_figures_show_the_answers(asked, drawings):
     ]
     assert value == pytest.approx(wanted)
     image = drawings["rectangles"].axes[0].get_images()[0].get_array()
-    votes, limit = request.cast(store.read_all(), "graded")
+    votes, options = request.cast(store.read_all(), "graded")
     for h, w in ((1, 1), (2, 1), (1, 2)):
         touched = ds.touched(store.ablation, ds.Patch(h, w), SIZE)
-        certificate = ds.certify(votes, touched, limit=limit)
+        certificate = ds.certify(votes, touched, **options)
         found = ds.evaluate(certificate, store.labels).certified
         if h <= image.shape[0] and w <= image.shape[1]:
             assert image[h - 1, w - 1] == pytest.approx(100 * found.value)
+    lines = {line.get_label(): line for line in drawings["alarms"].axes[0].lines}
+    alarms = analysis.alarms["graded", str(request.patch)]
+    for name in ("detected", "unwavering"):
+        rates, shares = lines[name].get_data()
+        for t, place in ((0, 0), (int(alarms.rival_margin.max()) + 1, -1)):
+            at = ds.evaluate_alarm(alarms.at(t), store.labels)
+            share = getattr(at, name).value
+            if place == 0:
+                assert rates[0] == pytest.approx(100 * at.false_alarms.value)
+                assert shares[0] == pytest.approx(100 * share)
+            elif name == "detected":  # all that is right is, far enough up
+                assert shares[-1] == pytest.approx(100 * share)
     bars = drawings["margins"].axes[0].containers
     margin = analysis.margins["graded", str(request.patch), "placement"]
     right = analysis.predictions["graded"] == store.labels
@@ -276,9 +290,9 @@ def test_figures_show_the_answers(asked, drawings):
         held = sum(one.get_height() for one in bar if one.get_x() >= -1e-9)
         assert held == (mask & (margin >= 0)).sum()  # zero is an edge
     here = drawings["map"].axes[0].get_images()[0].get_array()
-    least = ds.vulnerability_map(
-        votes, store.ablation, request.patch, SIZE, limit=limit
-    )[0]
+    least = ds.vulnerability_map(votes, store.ablation, request.patch, SIZE, **options)[
+        0
+    ]
     np.testing.assert_allclose(here, 100 * (least < 0).mean(axis=0))
     mean = np.mean(analysis.right_by_ablation / NUM_IMAGES)
     assert mean == pytest.approx(ds.base_accuracy(store.read_all(), store.labels))
@@ -412,7 +426,7 @@ def test_the_page_is_whole_and_loads_nothing(page):
     assert outside == []
     assert {x[1:] for x in parsed.links if x.startswith("#")} <= set(parsed.ids)
     assert "default-src 'none'" in text and "@import" not in text
-    assert parsed.tags.count("svg") == parsed.tags.count("figure") == 6
+    assert parsed.tags.count("svg") == parsed.tags.count("figure") == 7
 
 
 def test_names_are_text_wherever_they_come_from(page):
@@ -444,6 +458,19 @@ def test_the_tables_of_the_page_are_evaluations(asked, page):
         expected = [*percent(found.clean), *percent(found.certified)]
         expected.append(100 * found.certified_wrong.value)
         assert shown == pytest.approx(expected, abs=0.051)
+    alarmed = more_tables.alarm_table(analysis)
+    rows = [row for row in page[0].table if len(row) == 6][1 : len(alarmed) + 1]
+    for row, found in zip(rows, alarmed, strict=True):
+        assert found.attack in row[0] and more_tables.describe_alarm(found) == row[2]
+        shares = [found.false_alarms, found.detected, found.unwavering]
+        expected = [100 * share.value for share in shares if share]
+        assert numbers(" ".join(row[3:])) == pytest.approx(expected, abs=0.051)
+    ranked = more_tables.top_k_table(analysis)
+    rows = [row for row in page[0].table if len(row) == 5 and row[2] in ("2", "3")]
+    for row, found in zip(rows, ranked, strict=True):
+        assert found.attack in row[0] and row[2] == str(found.k)
+        expected = [*percent(found.clean), *percent(found.certified)]
+        assert numbers(" ".join(row[3:])) == pytest.approx(expected, abs=0.051)
 
 
 def test_the_data_of_the_page_are_evaluations(asked, page):
@@ -452,10 +479,10 @@ def test_the_data_of_the_page_are_evaluations(asked, page):
     data, scores = page[1], store.read_all()
     assert data["ids"] == store.ids.tolist() and data["sides"] == list(range(1, 9))
     for voting, held in data["votings"].items():
-        votes, limit = request.cast(scores, voting)
+        votes, options = request.cast(scores, voting)
         for index, m in enumerate(data["sides"]):
             touched = ds.touched(store.ablation, ds.Patch(m, m), SIZE)
-            certificate = ds.certify(votes, touched, limit=limit)
+            certificate = ds.certify(votes, touched, **options)
             found = ds.evaluate(certificate, store.labels)
             margins = [row[index] for row in held["margin"]]
             assert margins == certificate.margin.tolist()
@@ -467,7 +494,7 @@ def test_the_data_of_the_page_are_evaluations(asked, page):
                 (square["wrong"], found.certified_wrong),
             ):
                 assert shown == [accuracy.count, *accuracy.interval]
-        largest = ds.largest_certified_patch(votes, store.ablation, SIZE, limit=limit)
+        largest = ds.largest_certified_patch(votes, store.ablation, SIZE, **options)
         assert held["largest"] == largest.tolist()
 
 

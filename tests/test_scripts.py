@@ -80,10 +80,8 @@ def test_summary_rows_and_table_say_the_same(certified):
         assert record["clean_accuracy"] == right.mean()
         low, high = record["certified_interval"]
         assert low <= record["certified_accuracy"] <= high
-        doubtful = found[height, width, voting, "placement"]
-        assert (
-            doubtful["certified_accuracy_uncertain"] <= doubtful["certified_accuracy"]
-        )
+        here = found[height, width, voting, "placement"]
+        assert here["certified_accuracy"] <= here["certified_accuracy_nominal"]
     for height, width, voting, _ in found:
         if voting != "double_masking":
             continue
@@ -201,6 +199,9 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         "--num_patches=2",
         "--thresholds=0.2,0.4",
         "--strengths=3",
+        "--top_k=3,10",
+        "--alarms=10%",
+        f"--validation_scores={out / 'scores'}",
         "--maps",
         "--noreport",
         f"--out={other}",
@@ -223,6 +224,16 @@ def test_scores_are_found_again_and_asked_again(certified, smoke_run, run_script
         if (row["setting"], row["attack"], row["rule"]) == ("0.4", "3x7", "placement")
     ]
     assert same == [certified["3x7"]]
+    ranks = [int(row["worst_rank_3x7_threshold"]) for row in read_rows(other)]
+    shares = [(row["k"], row["certified"]) for row in summary["top_k"]][:2]
+    assert shares == [(3, (np.array(ranks) <= 3).mean()), (10, 1.0)]
+    assert shares[0][1] >= certified["3x7"]
+    swept = [row["certified_top_10"] for row in sweep if row["rule"] == "placement"]
+    assert set(swept) == {"60", ""}  # double masking ranks no class
+    sharp, chosen = summary["alarms"][:2]
+    assert sharp["rate"] is None and chosen["rate"] == 0.1
+    assert chosen["false_alarms"] <= 0.1 and chosen["detected"] <= sharp["detected"]
+    assert chosen["unwavering"] <= certified["3x7"] <= chosen["detected"]
     maps = np.load(other / "maps.npz")
     assert maps["margin"].shape == (60, 26, 22)
     margins = [int(row["margin_3x7_threshold_placement"]) for row in read_rows(other)]

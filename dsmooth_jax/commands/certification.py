@@ -23,10 +23,11 @@ from dsmooth_jax.commands.filling import (
 )
 from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.locality import check_locality
-from dsmooth_jax.report import comparison, summary
+from dsmooth_jax.report import comparison, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis, analyze
+from dsmooth_jax.report.ranking import alarm_margins
 from dsmooth_jax.report.request import Request, attacks_on, request_of
-from dsmooth_jax.report.thumbnails import choose
+from dsmooth_jax.report.thumbnails import choose, choose_drawn
 from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import is_masked
 from dsmooth_jax.smoothed import load_smoothed
@@ -38,6 +39,7 @@ from dsmooth_jax.storage.workdir import BEST, CERTIFIED, LOCK, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.training.ownership import locked
 from dsmooth_jax.types import ImageSize
+from dsmooth_jax.wording import counted
 
 Ask: TypeAlias = Callable[[Ablation, ImageSize, Origin], Request]
 """What is asked of scores, once it is known what they are; see `ask`."""
@@ -99,6 +101,8 @@ def certify_workdir(
     ask: Ask,
     *,
     out: pathlib.Path | None = None,
+    alarm_rates: Sequence[float] = (),
+    validation: pathlib.Path | None = None,
     split: str = "test",
     data_dir: str | None = None,
     num_images: int | None = None,
@@ -112,6 +116,8 @@ def certify_workdir(
       workdir: of a training run, whose best checkpoint is certified.
       ask: what is asked.
       out: where to write; WORKDIR/certify/SPLIT if None.
+      alarm_rates: as of `choose_alarms`.
+      validation: likewise; WORKDIR/certify/validation/scores if None.
       split: "test", "validation" or "train".
       data_dir: where the data are; TFDS's own folder if None.
       num_images: only so many, evenly spread over the split.
@@ -126,6 +132,8 @@ def certify_workdir(
     chosen = Origin(**smoothed.settings(), chosen_on="validation")
     assert smoothed.image_shape is not None
     request = ask(smoothed.ablation, smoothed.image_shape[:2], chosen)
+    validation = validation or workdir / CERTIFIED / "validation" / SCORES
+    request = choose_alarms(request, alarm_rates, validation, smoothed.ablation)
     record = checkpoint.read_metadata(workdir / BEST)
     images = open_images(
         workdir, smoothed.image_shape, record, split, data_dir, num_images
@@ -160,7 +168,12 @@ def certify_workdir(
 
 
 def certify_scores(
-    path: pathlib.Path, ask: Ask, *, out: pathlib.Path | None = None
+    path: pathlib.Path,
+    ask: Ask,
+    *,
+    out: pathlib.Path | None = None,
+    alarm_rates: Sequence[float] = (),
+    validation: pathlib.Path | None = None,
 ) -> Analysis:
     """Asks scores that are there.
 
@@ -168,9 +181,13 @@ def certify_scores(
       path: the store.
       ask: what is asked.
       out: where to write; the folder of the store if None.
+      alarm_rates: as of `choose_alarms`.
+      validation: likewise; beside the store's split if None.
     """
     scores = open_scores(path)
     request = ask(scores.ablation, scores.image_size, scores.origin)
+    validation = validation or scores.path.parent.parent / "validation" / SCORES
+    request = choose_alarms(request, alarm_rates, validation, scores.ablation)
     out = out_folder(out or scores.path.parent, scores)
     with locked("--out", out, LOCK):
         return answer(scores, request, out)
@@ -206,17 +223,57 @@ def compare_runs(
     return runs
 
 
+def choose_alarms(
+    request: Request,
+    rates: Sequence[float],
+    validation: pathlib.Path,
+    ablation: Ablation,
+) -> Request:
+    """Chooses alarm margins on validation images, whose scores are there already.
+
+    Args:
+      request: what is asked.
+      rates: of false alarms, each in [0, 1).
+      validation: a store of scores.
+      ablation: that these must be of.
+
+    Returns:
+      The request, with the alarms.
+
+    Raises:
+      ValueError: the scores are not there, or of something else.
+    """
+    if not rates:
+        return request
+    if not is_store(validation):
+        raise ValueError(
+            f"--alarms asks for rates of false alarms on validation images, and "
+            f"{validation} holds no scores of them; make them first with --workdir and "
+            "--split=validation, or say where they are by --validation_scores"
+        )
+    scores = open_scores(validation)
+    if scores.ablation != ablation or not len(scores):
+        raise ValueError(
+            f"--validation_scores={validation} holds {counted(len(scores), 'image')} "
+            f"of {scores.ablation}; it must hold some of {ablation}"
+        )
+    return dataclasses.replace(request, alarms=alarm_margins(scores, request, rates))
+
+
 def answer(scores: ScoreStore, request: Request, out: pathlib.Path) -> Analysis:
     """Certifies against each attack; prints and writes what was found."""
     request = dataclasses.replace(
         request,
         has_figures=request.has_figures and len(scores) > 0,
         sample=choose(scores),
+        drawn=choose_drawn(scores),
     )
     analysis = analyze(scores, request, watch=watch(len(scores)))
     about = summary.caption(analysis, request.votings)
     table = summary.format_table(analysis.results, analysis.detected)
     print(f"\n{wrapped(about)}\n\n{table}\n")
+    for text in more_tables.texts(analysis):
+        print(f"{text}\n")
     print(wrapped(summary.claim(analysis)))
     print(f"Base accuracy of single ablations: {100 * analysis.base_accuracy:.1f} %.")
     if size := scores.origin.resized_to:

@@ -37,6 +37,7 @@ from dsmooth_jax.storage.shards import is_tables
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.voting import (
+    TOLERANCE,
     VOTINGS,
     check_strength,
     check_threshold,
@@ -52,6 +53,10 @@ _OF_ABLATIONS = (
     "thresholds",
     "strengths",
     "design_patch",
+    "tolerance",
+    "top_k",
+    "alarms",
+    "validation_scores",
     "maps",
 )
 
@@ -85,8 +90,12 @@ def _define_flags() -> None:
     number("strength", None, "Strength of graded votes, in [1, 100].")
     text("thresholds", "", "Also: a sweep over these, into sweep.csv.")
     text("strengths", "", "Also: a sweep over these, into sweep.csv.")
-    close = "Scores this close to a vote's edge count for the attacker too."
-    number("tolerance", 1e-6, close)
+    differ = "By how much scores may differ elsewhere; 0: they do not."
+    number("tolerance", TOLERANCE, differ)
+    text("top_k", "", "Also: the label among the first k, for example 3,5.")
+    text("alarms", "", "Also: an alarm where answers are close, for example for 1%,5%.")
+    where = "Scores on which that many are false alarms; found beside those of a test."
+    text("validation_scores", None, where)
     flags.DEFINE_bool(
         "maps", False, "Also: maps.npz, the first patch at each placement."
     )
@@ -149,6 +158,7 @@ def _main(_: list[str]) -> None:
         threshold=given.threshold,
         strength=given.strength,
         tolerance=given.tolerance,
+        top_k=cli.parse_counts("--top_k", given.top_k),
         **sweeps,
         has_maps=given.maps,
         has_figures=given.report,
@@ -162,8 +172,15 @@ def _main(_: list[str]) -> None:
             has_figures=given.report,
         )
         return
+    where = given.validation_scores
+    alarms: dict[str, Any] = {
+        "alarm_rates": cli.parse_percents("--alarms", given.alarms),
+        "validation": None
+        if where is None
+        else user_path("--validation_scores", where),
+    }
     if given.scores:
-        certify_scores(user_path("--scores", given.scores), asks, out=out)
+        certify_scores(user_path("--scores", given.scores), asks, out=out, **alarms)
         return
     peers = distributed.Peers(**cli.peer_flags())
     with distributed.session(peers, is_preemptible=False):
@@ -190,6 +207,7 @@ def _main(_: list[str]) -> None:
             workdir,
             asks,
             **which,
+            **alarms,
             batch_size=given.batch_size,
             chunk_size=given.chunk_size,
         )

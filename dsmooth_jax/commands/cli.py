@@ -153,6 +153,30 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         ) from None
 
 
+def parse_counts(name: str, text: str) -> tuple[int, ...]:
+    """Reads a list of integers >= 1 such as ``"3,5"``, given to this flag."""
+    entries = text.split(",") if text else []
+    if not all(re.fullmatch(r"\s*[1-9]\d*\s*", entry) for entry in entries):
+        raise ValueError(f"{name}={text} must be integers >= 1, for example {name}=3,5")
+    return tuple(dict.fromkeys(map(int, entries)))
+
+
+def parse_percents(name: str, text: str) -> tuple[float, ...]:
+    """Reads a list of shares such as ``"1%,5%"``, given to this flag.
+
+    >>> parse_percents("--alarms", "1%,2.5%")
+    (0.01, 0.025)
+    """
+    entries = text.split(",") if text else []
+    found = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", entry) for entry in entries]
+    shares = [float(one[1]) / 100 if one else 1.0 for one in found]
+    if not all(share < 1 for share in shares):
+        raise ValueError(
+            f"{name}={text} must be percentages below 100, for example {name}=1%,5%"
+        )
+    return tuple(dict.fromkeys(shares))
+
+
 def progress(
     items: Iterable[Item],
     what: str,

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dsmooth_jax.alarms import AlarmCertificate, join_alarms
 from dsmooth_jax.certificate import (
     RULES,
     Certificate,
@@ -25,8 +26,6 @@ from dsmooth_jax.double_masking import (
     join,
 )
 from dsmooth_jax.evaluation import (
-    STRENGTHS,
-    THRESHOLDS,
     Accuracy,
     Evaluation,
     evaluate,
@@ -34,30 +33,35 @@ from dsmooth_jax.evaluation import (
     sweep,
     tally,
 )
-from dsmooth_jax.evidence import log_levels, mask_table
+from dsmooth_jax.evidence import mask_table
 from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.queries import (
-    certified_rectangles,
     certify_several,
     runner_up,
     vulnerability_map,
 )
+from dsmooth_jax.report.drawn_analysis import analyze_drawn
 from dsmooth_jax.report.masked_analysis import (
     against_attacks,
     against_squares,
     detected_accuracy,
+)
+from dsmooth_jax.report.ranking import (
+    SweptRank,
+    certify_alarms,
+    rank_labels,
+    sweep_ranks,
 )
 from dsmooth_jax.report.request import (
     DOUBLE_MASKING,
     Key,
     Request,
     Way,
-    shown_sizes,
 )
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.types import PerAblation, PerImage
-from dsmooth_jax.voting import Voting, uncertain_votes
+from dsmooth_jax.types import PerAblation, PerImage, Touched
+from dsmooth_jax.voting import Voting
 
 Watch: TypeAlias = Callable[
     [Iterator[tuple[slice, np.ndarray]]], Iterable[tuple[slice, np.ndarray]]
@@ -107,11 +111,17 @@ class Analysis:
       largest: {way to decide: int64 [N]}, the side of the largest certified square; by
         double masking where there are figures.
       runner_up: int64 [N], by the request's voting.
-      uncertain: {(voting, attack): images right and certified where doubtful votes
-        count for the attacker}.
+      nominal: {(voting, attack): images right and certified, by the placement rule,
+        for the scores as they are alone: at a tolerance of 0}.
       is_exact: {(voting, attack): whether unions were tried out}, of several patches.
       right_by_ablation: int64 [P].
       sweep: {(voting, setting, attack, rule): evaluation}; empty unless asked.
+      ranks: {(voting, attack): int64 [N]}, the label's worst, where top_k is asked.
+      clean_ranks: {voting: int64 [N]}, the label's rank as images are; likewise.
+      alarms: {(voting, attack): certificate, at an alarm margin of 0}; empty unless
+        asked.
+      sweep_ranks: {(voting, setting, attack, k): images whose label is certified to
+        rank so high}; empty unless both are asked.
       maps: {"margin", "rival": int64 [N, Dh, Dw]}; empty unless asked.
       settings: {(voting, setting): evaluation against the request's patch}; for
         figures.
@@ -132,10 +142,16 @@ class Analysis:
     predictions: dict[Way, PerImage] = dataclasses.field(metadata=_JOINED)
     largest: dict[Way, PerImage] = dataclasses.field(metadata=_JOINED)
     runner_up: PerImage = dataclasses.field(metadata=_JOINED)
-    uncertain: dict[tuple[Way, str], Accuracy] = dataclasses.field(metadata=_ADDED)
+    nominal: dict[tuple[Way, str], Accuracy] = dataclasses.field(metadata=_ADDED)
     is_exact: dict[tuple[Way, str], bool] = dataclasses.field(metadata=_SAME)
     right_by_ablation: PerAblation = dataclasses.field(metadata=_ADDED)
     sweep: dict[tuple[Any, ...], Evaluation] = dataclasses.field(metadata=_ADDED)
+    ranks: dict[tuple[Voting, str], PerImage] = dataclasses.field(metadata=_JOINED)
+    clean_ranks: dict[Voting, PerImage] = dataclasses.field(metadata=_JOINED)
+    alarms: dict[tuple[Voting, str], AlarmCertificate] = dataclasses.field(
+        metadata=_of_keys(join_alarms)
+    )
+    sweep_ranks: dict[SweptRank, Accuracy] = dataclasses.field(metadata=_ADDED)
     maps: dict[str, np.ndarray] = dataclasses.field(metadata=_JOINED)
     settings: dict[tuple[Voting, float], Evaluation] = dataclasses.field(
         metadata=_ADDED
@@ -282,63 +298,58 @@ def _analyze_images(
     kept = request.sample[(request.sample >= span.start) & (request.sample < span.stop)]
     cast = {voting: request.cast(scores, voting) for voting in request.votings}
     certificates: dict[Key, Certificate] = {}
-    uncertain: dict[tuple[Way, str], Accuracy] = {}
+    nominal: dict[tuple[Way, str], Accuracy] = {}
     is_exact: dict[tuple[Way, str], bool] = {}
-    for voting, (votes, limit) in cast.items():
-        doubt = _doubtful(scores, voting, request)
+    for voting, (votes, options) in cast.items():
         for attack in request.attacks:
             name, sets = attack.name, attack.touched
             if attack.num_patches > 1:
                 several, is_exact[voting, name] = certify_several(
-                    votes, sets, attack.num_patches, limit=limit
+                    votes, sets, attack.num_patches, **options
                 )
                 certificates[voting, name, "placement"] = several
                 continue
             for rule in RULES:
-                found = certify(votes, sets, rule=rule, limit=limit)
+                found = certify(votes, sets, rule=rule, **options)
                 certificates[voting, name, rule] = found
-            if doubt is not None:
-                found = certify(votes, sets, limit=limit, uncertain=doubt)
-                uncertain[voting, name] = evaluate(found, labels).certified
+            found = certificates[voting, name, "placement"]
+            nominal[voting, name] = _nominal(found, votes, sets, options, labels)
     results = {k: evaluate(found, labels) for k, found in certificates.items()}
-    levels = log_levels(scores)
-    masked = against_attacks(levels, request.attacks)
+    levels, doubt = request.evidence(scores)
+    masked = against_attacks(levels, request.attacks, doubt)
     for name, found_masked in masked.items():
         results[DOUBLE_MASKING, name, "placement"] = evaluate(found_masked, labels)
     predictions = {
         voting: found.prediction for (voting, _, _), found in certificates.items()
     }
-    votes, limit = cast[request.voting]
+    votes, options = cast[request.voting]
     ablation, size = store.ablation, store.image_size
     maps = {}
     if request.has_maps:
         margin, rival = vulnerability_map(
-            votes, ablation, request.patches[0], size, limit=limit
+            votes, ablation, request.patches[0], size, **options
         )
         maps = {"margin": margin, "rival": rival}
     largest: dict[Way, PerImage] = {
-        voting: largest_certified_patch(v, ablation, size, limit=limit)
-        for voting, (v, limit) in cast.items()
+        voting: largest_certified_patch(v, ablation, size, **its)
+        for voting, (v, its) in cast.items()
     }
     prediction = predictions[request.voting]
     if request.design is not None:
         masks = design_masks(ablation, request.design, size)
         prediction = double_masking_predict(mask_table(levels, masks))
-    settings, unproven, rectangles, squares = {}, None, None, {}
+    ranks, clean_ranks = rank_labels(labels, cast, request)
+    squares, unproven, rectangles = {}, None, None
+    settings: dict[tuple[Voting, float], Evaluation] = {}
     if request.has_squares:
-        squares = against_squares(levels, ablation, size)
+        squares = against_squares(levels, ablation, size, doubt)
         largest[DOUBLE_MASKING] = np.zeros(len(scores), np.int64)
         for side, masked_square in squares.items():
             largest[DOUBLE_MASKING][masked_square.is_certified] = side
     if request.has_figures:
-        settings = _analyze_settings(scores, labels, request)
-        at = vulnerability_map(votes, ablation, request.patch, size, limit=limit)[0]
-        unproven = (at < 0).sum(axis=0)
-        heights, widths = map(shown_sizes, size)
-        robust = certified_rectangles(
-            votes, ablation, size, heights, widths, limit=limit
+        settings, unproven, rectangles = analyze_drawn(
+            scores, span, store, request, predictions[request.voting] == labels
         )
-        rectangles = robust[predictions[request.voting] == labels].sum(axis=0)
     return Analysis(
         store=store,
         request=request,
@@ -349,17 +360,22 @@ def _analyze_images(
         prediction=prediction,
         predictions=predictions,
         largest=largest,
-        runner_up=runner_up(votes, limit=limit),
-        uncertain=uncertain,
+        runner_up=runner_up(votes, limit=options["limit"]),
+        nominal=nominal,
         is_exact=is_exact,
         right_by_ablation=right_by_ablation(scores, labels),
         sweep=sweep(
             scores,
             labels,
-            {a.name: a.touched for a in request.attacks if a.num_patches == 1},
+            {a.name: a.touched for a in request.single_attacks},
             thresholds=request.thresholds,
             strengths=request.strengths,
+            tolerance=request.tolerance,
         ),
+        ranks=ranks,
+        clean_ranks=clean_ranks,
+        alarms=certify_alarms(cast, request),
+        sweep_ranks=sweep_ranks(scores, labels, request),
         maps=maps,
         settings=settings,
         unproven=unproven,
@@ -368,32 +384,17 @@ def _analyze_images(
     )
 
 
-def _analyze_settings(
-    scores: np.ndarray, labels: np.ndarray, request: Request
-) -> dict[tuple[Voting, float], Evaluation]:
-    """Evaluations over the settings of each voting shown, the chosen one among them."""
-    tried: dict[Voting, set[float]] = {
-        "threshold": {*(request.thresholds or THRESHOLDS), request.threshold},
-        "graded": {*(request.strengths or STRENGTHS), request.strength},
-    }
-    wanted = {v: sorted(tried[v]) if v in request.votings else () for v in tried}
-    found = sweep(
-        scores,
-        labels,
-        {a.name: a.touched for a in request.attacks if a.patch == request.patch},
-        thresholds=wanted["threshold"],
-        strengths=wanted["graded"],
-        rules=("placement",),
-    )
-    return {(voting, value): result for (voting, value, *_), result in found.items()}
-
-
-def _doubtful(
-    scores: np.ndarray, voting: Voting, request: Request
-) -> np.ndarray | None:
-    """Votes within the tolerance of being cast otherwise; None where not defined."""
-    name = {"threshold": "threshold", "graded": "strength"}.get(voting)
-    if name is None:
-        return None
-    setting: dict[str, Any] = {name: request.setting(voting)}
-    return uncertain_votes(scores, request.tolerance, **setting)
+def _nominal(
+    found: Certificate,
+    votes: np.ndarray,
+    touched: Touched,
+    options: dict[str, Any],
+    labels: np.ndarray,
+) -> Accuracy:
+    """Images right and certified for the scores as they are: no vote is in doubt."""
+    is_certified = found.is_certified.copy()
+    if options["uncertain"] is not None:  # what is certified in doubt is without
+        asked = ~is_certified
+        sure = certify(votes[asked], touched, limit=options["limit"])
+        is_certified[asked] = sure.is_certified
+    return tally(found.prediction == labels, is_certified).certified

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.certificate import bounds
 from dsmooth_jax.duels import check_levels, preference
 from dsmooth_jax.queries import worst_placement
 from dsmooth_jax.report.analysis import Analysis
@@ -35,8 +36,8 @@ def explore(analysis: Analysis) -> dict[str, Any]:
       square), and for each of ``sides`` the ``margin``, the ``rival`` and the
       ``corner`` (row * W + column) of the worst placement; ``duels``, for each rival
       that occurs (and the label), base64 of int8 [P]: how much each ablation prefers
-      the prediction to it, in units of 1 / ``limit`` of a vote. ``masking`` is of
-      `explore_masks`.
+      the prediction to it at least, in units of 1 / ``limit`` of a vote. ``masking``
+      is of `explore_masks`.
     """
     store, request = analysis.store, analysis.request
     sides = shown_sizes(min(store.image_size))
@@ -67,23 +68,24 @@ def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, A
     store, request = analysis.store, analysis.request
     squares = analysis.squares(sides)
     found = [squares[voting, Patch(side, side), "placement"] for side in sides]
-    votes, limit = request.cast(analysis.sample, voting)
+    votes, options = request.cast(analysis.sample, voting)
     width = store.image_size[1]
     margins, rivals, corners = [], [], []  # [sides, n] each
     for side in sides:
         margin, rival, corner = worst_placement(
-            votes, store.ablation, Patch(side, side), store.image_size, limit=limit
+            votes, store.ablation, Patch(side, side), store.image_size, **options
         )
         margins.append(margin)
         rivals.append(rival)
         corners.append(corner @ [width, 1])
     prediction = analysis.predictions[voting][request.sample]
-    levels, checked_limit, _ = check_levels(votes, limit)
-    preferences = preference(levels, levels, prediction, checked_limit)
+    levels, limit, is_votes = check_levels(votes, options["limit"])
+    low, high = bounds(levels, options["uncertain"], slice(None), is_votes)
+    preferences = preference(low, high, prediction, limit)
     asked = np.stack([*rivals, store.labels[request.sample]], axis=1)  # [n, sides + 1]
     return {
         "setting": request.setting(voting),
-        "limit": checked_limit,
+        "limit": limit,
         "clean": share(found[0].clean),
         "squares": [
             {"certified": share(e.certified), "wrong": share(e.certified_wrong)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsmooth_jax.alarms import AlarmCertificate, evaluate_alarm
 from dsmooth_jax.certificate import Rule
 from dsmooth_jax.evaluation import Evaluation
 from dsmooth_jax.report.plot_style import (
@@ -242,6 +243,69 @@ def margins_figure(
         )
     axes.set_xlabel("margin left at the worst placement (votes)")
     axes.set_ylabel("images")
+    legend(axes, loc="best")
+    return figure
+
+
+@our_style()
+def alarms_figure(
+    certificate: AlarmCertificate,
+    labels: np.ndarray,
+    chosen: Sequence[int],
+    patch: Patch,
+    *,
+    unit: int,
+    caption: str,
+) -> "Figure":
+    """Draws what an alarm detects over the false alarms that it costs.
+
+    Args:
+      certificate: of all images, at any alarm margin.
+      labels: int64 [N].
+      chosen: alarm margins in use.
+      patch: against which.
+      unit: how many units of a margin are a vote.
+      caption: a line of small print.
+    """
+    figure, axes = new_figure(f"Alarms against a {patch} patch", caption)
+    most = max(int(certificate.margin.max()), int(certificate.rival_margin.max())) + 1
+    margins = np.unique(np.linspace(0, max(most, 0), 101).astype(int)).tolist()
+    found = [evaluate_alarm(certificate.at(margin), labels) for margin in margins]
+    rates = [100 * one.false_alarms.value for one in found]
+    for name, style in (
+        ("detected", _STYLES["graded", "placement"]),
+        ("unwavering", _STYLES["threshold", "placement"]),
+    ):
+        shares = [getattr(one, name) for one in found]
+        interval_band(axes, rates, shares, style["color"])
+        axes.plot(
+            rates,
+            [100 * share.value for share in shares],
+            color=style["color"],
+            linestyle=style["linestyle"],
+            label=name,
+        )
+        for margin in chosen:
+            at = evaluate_alarm(certificate.at(margin), labels)
+            axes.plot(
+                [100 * at.false_alarms.value],
+                [100 * getattr(at, name).value],
+                color=style["color"],
+                marker=style["marker"],
+                linestyle="none",
+            )
+            if name == "detected":
+                axes.annotate(
+                    f"{margin / unit:.3g} votes",
+                    (100 * at.false_alarms.value, 100 * at.detected.value),
+                    xytext=(5, -11),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=MUTED,
+                )
+    axes.set_xlabel("images that raise an alarm with no attack (%)")
+    axes.set_xlim(0, 100)
+    percent_axis(axes, "images, right (%)")
     legend(axes, loc="best")
     return figure
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsmooth_jax.evaluation import Accuracy
-from dsmooth_jax.report import plot_style, summary
+from dsmooth_jax.report import more_tables, plot_style, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.explorer_data import explore, is_grid
 from dsmooth_jax.report.request import DOUBLE_MASKING, Request
@@ -53,6 +53,12 @@ _FIGURES = {
         "How often the base classifier is right from one ablation alone, before any "
         "vote.",
     ),
+    "alarms": (
+        "Detected and unwavering images over false alarms",
+        "An alarm where the smallest duel is won by less than a margin. Detected: "
+        "right, and under attack the answer stays or there is an alarm; unwavering: it "
+        "stays, with none. Marks are the margins chosen on validation images.",
+    ),
     "settings": (
         "Clean and certified accuracy over threshold and strength",
         "What other settings would have given on these images. The ring is the setting "
@@ -85,6 +91,27 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
         claim=summary.claim(analysis).replace(" %", "\u00a0%"),
         stats=_stats(analysis),
         rows=_rows(analysis),
+        top_k=[
+            {
+                "attack": row.attack,
+                "voting": row.voting.replace("_", " "),
+                "k": row.k,
+                "clean": _percent(row.clean),
+                "certified": _percent(row.certified),
+            }
+            for row in more_tables.top_k_table(analysis)
+        ],
+        alarms=[
+            {
+                "attack": row.attack,
+                "voting": row.voting.replace("_", " "),
+                "alarm": more_tables.describe_alarm(row),
+                "false_alarms": _percent(row.false_alarms),
+                "detected": _percent(row.detected),
+                "unwavering": row.unwavering and _percent(row.unwavering),
+            }
+            for row in more_tables.alarm_table(analysis)
+        ],
         figures=[
             {
                 "name": name,

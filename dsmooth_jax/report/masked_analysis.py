@@ -16,13 +16,14 @@ from dsmooth_jax.types import AblationMasks, ImageSize
 
 
 def against_attacks(
-    levels: np.ndarray, attacks: Sequence[Attack]
+    levels: np.ndarray, attacks: Sequence[Attack], doubt: np.ndarray | None
 ) -> dict[str, MaskedCertificate]:
     """Certificates by the masks of each attack, where it has some.
 
     Args:
       levels: int16 [N, P, K], from `log_levels`.
       attacks: each decided by its own masks.
+      doubt: by how much each level may differ elsewhere, from `log_doubts`.
 
     Returns:
       {attack: certificate}.
@@ -34,12 +35,17 @@ def against_attacks(
         # Of several patches the masks are all the maximal unions of touched sets.
         sets = attack.touched if attack.num_patches == 1 else attack.masks
         covering = covering_touched(attack.masks, sets)
-        found[attack.name] = certify_masked(levels, attack.masks, covering)
+        found[attack.name] = certify_masked(
+            levels, attack.masks, covering, uncertain=doubt
+        )
     return found
 
 
 def against_squares(
-    levels: np.ndarray, ablation: Ablation, image_size: ImageSize
+    levels: np.ndarray,
+    ablation: Ablation,
+    image_size: ImageSize,
+    doubt: np.ndarray | None,
 ) -> dict[int, MaskedCertificate]:
     """Certificates by masks made for each square, as far as there are any.
 
@@ -47,6 +53,7 @@ def against_squares(
       levels: int16 [N, P, K], from `log_levels`.
       ablation: the ablation.
       image_size: (H, W), pixels.
+      doubt: as in `against_attacks`.
 
     Returns:
       {side: certificate}, of `shown_sizes`.
@@ -54,7 +61,8 @@ def against_squares(
     found = {}
     for side, masks in square_masks(ablation, tuple(image_size)).items():
         sets = touched(ablation, Patch(side, side), image_size)
-        found[side] = certify_masked(levels, masks, covering_touched(masks, sets))
+        covering = covering_touched(masks, sets)
+        found[side] = certify_masked(levels, masks, covering, uncertain=doubt)
     return found
 
 

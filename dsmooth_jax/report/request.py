@@ -1,13 +1,17 @@
 """What a report is asked: which patches, which votings, which settings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
+from dsmooth_jax.alarms import check_alarm_margin
 from dsmooth_jax.certificate import Rule
+from dsmooth_jax.checks import check_count
+from dsmooth_jax.evaluation import STRENGTHS
+from dsmooth_jax.evidence import log_doubts, log_levels
 from dsmooth_jax.leaving_out import covering_touched, design_masks, masks_of_several
 from dsmooth_jax.queries import rectangles_of_area, touched_by_any
 from dsmooth_jax.storage.provenance import Origin
@@ -16,7 +20,9 @@ from dsmooth_jax.types import AblationMasks, ImageSize, Touched
 from dsmooth_jax.voting import (
     STRENGTH,
     THRESHOLD,
+    TOLERANCE,
     Voting,
+    cast_doubts,
     cast_votes,
     check_strength,
     check_threshold,
@@ -69,13 +75,20 @@ class Request:
       voting: the voting that the figures are about.
       design: the patch that the masks of the classifier are made for, where it decides
         by double masking; None where it decides by votes.
-      tolerance: scores this close to a vote's edge count for the attacker too.
+      tolerance: by how much scores may differ elsewhere; votes that this would cast
+        otherwise count for the attacker. 0: for the scores as they are alone.
       thresholds: of a sweep over every attack and both rules.
       strengths: likewise.
+      top_k: how far down the label may be ranked and count as right, each >= 1; of
+        every attack by one patch.
+      alarms: {(voting, rate of false alarms): alarm margin}, see `alarm_margins`;
+        likewise.
       has_maps: also the margin of every image at every placement of the first patch.
       has_figures: also what only figures and page show.
       has_squares: also double masking against every square.
       sample: int64 [n], increasing: the images whose scores are kept, for the page.
+      drawn: int64 [n], increasing: the images that figures over settings, rectangles
+        and placements count; all where None.
     """
 
     attacks: Sequence[Attack]
@@ -85,15 +98,18 @@ class Request:
     _: dataclasses.KW_ONLY
     voting: Voting
     design: Patch | None = None
-    tolerance: float = 1e-6
+    tolerance: float = TOLERANCE
     thresholds: Sequence[float] = ()
     strengths: Sequence[float] = ()
+    top_k: Sequence[int] = ()
+    alarms: Mapping[tuple[Voting, float], int] = dataclasses.field(default_factory=dict)
     has_maps: bool = False
     has_figures: bool = True
     has_squares: bool = True
     sample: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty(0, np.int64)
     )
+    drawn: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for voting in self.votings:
@@ -103,7 +119,14 @@ class Request:
         check_threshold(self.threshold)
         check_strength(self.strength)
         is_graded = "graded" in self.votings
-        check_tolerance(self.tolerance, self.strength if is_graded else None)
+        strengths = [*self.strengths, *([self.strength] if is_graded else [])]
+        if is_graded and self.has_figures and not self.strengths:
+            strengths += STRENGTHS
+        check_tolerance(self.tolerance, max(strengths, default=None))
+        for k in self.top_k:
+            check_count("top_k", k)
+        for alarm_margin in self.alarms.values():
+            check_alarm_margin(alarm_margin)
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise ValueError(f"attacks={names} must differ in their names")
@@ -118,6 +141,11 @@ class Request:
         return [attack.patch for attack in self.attacks if attack.patch is not None]
 
     @property
+    def single_attacks(self) -> list[Attack]:
+        """Those by one patch at a time, of whatever sizes."""
+        return [attack for attack in self.attacks if attack.num_patches == 1]
+
+    @property
     def patch(self) -> Patch:
         """The patch that figures of a single one are about: the middle one by area."""
         ordered = sorted(self.patches, key=lambda patch: patch.height * patch.width)
@@ -128,11 +156,29 @@ class Request:
         """The attack by this patch."""
         return next(one for one in self.attacks if one.patch == self.patch)
 
-    def cast(self, scores: np.ndarray, voting: Voting) -> tuple[np.ndarray, int | None]:
-        """Votes or levels [N, P, K] by a voting with its setting, and their limit."""
-        return cast_votes(
-            scores, voting, threshold=self.threshold, strength=self.strength
-        )
+    def cast(
+        self, scores: np.ndarray, voting: Voting
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Votes or levels by a voting with its setting, and what goes with them.
+
+        Args:
+          scores: float32 [N, P, K].
+          voting: the voting.
+
+        Returns:
+          (votes or levels [N, P, K], options): what is certified of them is
+          ``certify(votes, touched, **options)``. The options are their limit, and which
+          of them are uncertain by the tolerance.
+        """
+        settings = {"threshold": self.threshold, "strength": self.strength}
+        votes, limit = cast_votes(scores, voting, **settings)
+        doubt = cast_doubts(scores, voting, self.tolerance, **settings)
+        return votes, {"limit": limit, "uncertain": doubt}
+
+    def evidence(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Levels [N, P, K] for double masking, and by how much they may differ."""
+        doubt = log_doubts(scores, self.tolerance) if self.tolerance else None
+        return log_levels(scores), doubt
 
     def setting(self, way: Way) -> float | None:
         """The voting's threshold or strength; None for what has none."""

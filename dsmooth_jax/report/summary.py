@@ -208,9 +208,9 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
     records = []
     for (voting, name, rule), result in analysis.results.items():
         record = accuracy_record(voting, attacks[name], rule, result)
-        if rule == "placement" and (voting, name) in analysis.uncertain:
-            doubtful = analysis.uncertain[voting, name]
-            record["certified_accuracy_uncertain"] = doubtful.value
+        if rule == "placement" and (voting, name) in analysis.nominal:
+            nominal = analysis.nominal[voting, name]
+            record["certified_accuracy_nominal"] = nominal.value
         if (voting, name) in analysis.is_exact:
             record["is_exact"] = analysis.is_exact[voting, name]
         if voting == DOUBLE_MASKING:
@@ -265,15 +265,24 @@ def image_rows(analysis: Analysis) -> dict[str, np.ndarray]:
 
 
 def sweep_rows(analysis: Analysis) -> dict[str, Sequence[Any]]:
-    """The columns of sweep.csv: every setting, attack and rule that was asked for."""
-    names = ("voting", "setting", "attack", "rule", "clean", "certified", "num_images")
+    """The columns of sweep.csv: every setting, attack and rule that was asked for.
+
+    Of top-k, where it was asked, ``certified_top_K``: by the placement rule, of votes.
+    """
+    top_k = analysis.request.top_k
+    names = ["voting", "setting", "attack", "rule", "clean", "certified", "num_images"]
+    names += [f"certified_top_{k}" for k in top_k]
     masked = {
         (way, "", attack, rule): result  # it has no setting
         for (way, attack, rule), result in analysis.results.items()
         if way == DOUBLE_MASKING
     }
-    rows = [
-        (*key, result.clean.count, result.certified.count, result.clean.num_images)
-        for key, result in {**analysis.sweep, **masked}.items()
-    ]
+    rows = []
+    for key, result in {**analysis.sweep, **masked}.items():
+        voting, value, attack, rule = key
+        counts = [result.clean.count, result.certified.count, result.clean.num_images]
+        swept = ((voting, value, attack, k) for k in top_k)
+        has_ranks = rule == "placement" and voting != DOUBLE_MASKING
+        ranked = [analysis.sweep_ranks[k].count if has_ranks else "" for k in swept]
+        rows.append((*key, *counts, *ranked))
     return dict(zip(names, zip(*rows, strict=True), strict=True))

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
 from dsmooth_jax.storage.files import write_whole
+from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.storage.shards import Shards
 
 MOST_IMAGES = 1000
@@ -23,6 +24,9 @@ MOST_IMAGES = 1000
 
 _MOST_BYTES = 2_500_000  # of votes by position in a page, for a page under 5 MB
 _MOST_SCORES = 2**25  # entries of their scores held in memory
+_MOST_DRAWN = (
+    2**27
+)  # of which figures are made: 448 images of 299 ablations, 1,000 classes
 _MOST_PIXELS = 64  # sides of a picture; larger images are shrunk
 
 
@@ -47,6 +51,27 @@ def choose(store: Shards) -> np.ndarray:
         _MOST_BYTES // (12 * num_views),
         _MOST_SCORES // math.prod(store.entry_shape),
     )
+    return _spread(store, most)
+
+
+def choose_drawn(store: ScoreStore) -> np.ndarray:
+    """The images that costly figures count: all, or a sample as `choose` takes one.
+
+    Of tables of 1,000 classes a figure over settings or rectangles would take hours.
+    Certificates, and whatever is printed, are of all images.
+
+    Args:
+      store: the scores.
+
+    Returns:
+      int64 [n], increasing.
+    """
+    num_ablations = store.ablation.num_ablations(store.image_size)
+    return _spread(store, _MOST_DRAWN // (num_ablations * store.num_classes))
+
+
+def _spread(store: Shards, most: int) -> np.ndarray:
+    """At most so many images, at least one, in even shares of the classes."""
     most = min(max(most, 1), len(store))
     line = np.argsort(store.labels, kind="stable")
     return np.sort(line[np.arange(most) * len(store) // max(most, 1)])

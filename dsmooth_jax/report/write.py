@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsmooth_jax.checks import user_path
-from dsmooth_jax.report import figures, heatmaps, html, summary
+from dsmooth_jax.report import figures, heatmaps, html, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.report.request import shown_sizes
@@ -38,8 +38,13 @@ def write_report(analysis: Analysis, out: PathLike) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     written = [str(SUMMARY), "rows.csv"]
     found = summary.summarize(analysis)
+    if request.top_k:
+        found["top_k"] = more_tables.records(more_tables.top_k_table(analysis))
+    if request.alarms:
+        found["alarms"] = more_tables.records(more_tables.alarm_table(analysis))
     (out / SUMMARY).write_text(json.dumps(found, indent=2) + "\n")
-    summary.write_rows(out / "rows.csv", summary.image_rows(analysis))
+    rows = summary.image_rows(analysis) | more_tables.columns(analysis)
+    summary.write_rows(out / "rows.csv", rows)
     if analysis.sweep:
         summary.write_rows(out / "sweep.csv", summary.sweep_rows(analysis))
         written.append("sweep.csv")
@@ -69,6 +74,8 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
     """
     store, request = analysis.store, analysis.request
     num_images, patch, voting = len(store), request.patch, request.voting
+    num_drawn = num_images if request.drawn is None else len(request.drawn)
+    of_them = "" if num_drawn == num_images else f", {num_drawn:,} of them drawn"
     about_all = summary.caption(analysis, request.votings)
     about_main = summary.caption(analysis, [voting])
     assert analysis.rectangles is not None and analysis.unproven is not None
@@ -81,9 +88,9 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
             caption=about_all,
         ),
         "rectangles": heatmaps.rectangles_figure(
-            analysis.rectangles / num_images,
+            analysis.rectangles / num_drawn,
             *map(shown_sizes, store.image_size),
-            caption=about_main,
+            caption=about_main + of_them,
         ),
         "margins": figures.margins_figure(
             margin / (GRADES if voting == "graded" else 1),
@@ -92,7 +99,7 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
             caption=about_main,
         ),
         "map": heatmaps.map_figure(
-            analysis.unproven / num_images, patch, caption=about_main
+            analysis.unproven / num_drawn, patch, caption=about_main + of_them
         ),
         "positions": heatmaps.positions_figure(
             analysis.right_by_ablation / num_images,
@@ -101,12 +108,21 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
             caption=summary.caption(analysis, []),
         ),
     }
+    if request.alarms:
+        drawn["alarms"] = figures.alarms_figure(
+            analysis.alarms[voting, str(patch)],
+            analysis.store.labels,
+            [margin for (v, _), margin in request.alarms.items() if v == voting],
+            patch,
+            unit=more_tables.unit(voting),
+            caption=about_main,
+        )
     if analysis.settings:  # top one votes have none
         drawn["settings"] = figures.settings_figure(
             analysis.settings,
             {v: value for v, value in settings.items() if value is not None},
             patch,
-            caption=summary.caption(analysis, []),
+            caption=summary.caption(analysis, []) + of_them,
         )
     return drawn
 
