@@ -11,6 +11,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # One stamp for each Python version: another PYTHON makes .venv anew.
 STAMP := $(VENV)/.installed-$(VERSION)
 PIP := $(RUN) -m pip --disable-pip-version-check
+# What pip says: named before, shown if it fails.
+PIP_LOG := $(VENV)/pip.log
 PATCHES := 1x1,2x2,3x3,4x4,5x5,6x6,7x7,8x8
 
 .DEFAULT_GOAL := help
@@ -66,11 +68,12 @@ $(STAMP): requirements.lock requirements.txt pyproject.toml
 	  echo 'error: PYTHON=$(PYTHON) is Python $(VERSION), 3.11 or later is needed; name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || { \
 	  echo 'error: "$(PYTHON) -m venv $(VENV)" failed; run it to see why (on Debian and Ubuntu it needs: apt install python3-venv)' >&2; exit 1; }
-	@case $(VERSION) in \
-	  3.11|3.12) echo 'Python $(VERSION): installing requirements.lock into $(VENV)'; \
-	    $(PIP) install -r requirements.lock ;; \
-	  *) echo 'Python $(VERSION) has no tested lock (3.11 and 3.12 have): installing the newest that requirements.txt and the extras allow into $(VENV)'; \
-	    $(RUN) scripts/lock.py --direct >$(VENV)/direct.txt && \
-	    $(PIP) install -r $(VENV)/direct.txt ;; \
-	esac || { echo 'error: pip could not install into $(VENV) (its message is above); mend that and run make again' >&2; exit 1; }
+	@: >$(PIP_LOG); case $(VERSION) in \
+	  3.11|3.12) from=requirements.lock; \
+	    echo 'Python $(VERSION): installing the tested versions of requirements.lock into $(VENV), about a minute ($(PIP_LOG))' ;; \
+	  *) from=$(VENV)/direct.txt; \
+	    echo 'Python $(VERSION) has no tested lock (3.11 and 3.12 have): installing the newest that requirements.txt and the extras allow into $(VENV), minutes ($(PIP_LOG))'; \
+	    $(RUN) scripts/lock.py --direct >$$from ;; \
+	esac && $(PIP) install -r $$from >$(PIP_LOG) 2>&1 || { cat $(PIP_LOG) >&2; \
+	  echo 'error: pip could not install into $(VENV) (its message is above, and in $(PIP_LOG)); mend that and run make again' >&2; exit 1; }
 	@touch $@
