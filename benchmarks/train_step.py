@@ -3,7 +3,7 @@
 python -m benchmarks.train_step [WIDTH]
 
 256 CIFAR-10 images, columns of 4 pixels, 4 ablations each. Each part is compiled on its
-own; backward is the gradient less the forward pass, optimiser the step less the rest.
+own; backward is the gradient less the forward pass, optimizer the step less the rest.
 Run it again with the flag that docs name for CPUs (unknown flags end the process):
 
 XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-individual_convolution
@@ -83,7 +83,7 @@ def main():
         "augmentation": seconds["augmentation"],
         "forward": forward,
         "backward": gradient - forward,
-        "optimiser": seconds["step"] - gradient - seconds["augmentation"],
+        "optimizer": seconds["step"] - gradient - seconds["augmentation"],
     }
     split = {name: round(1e3 * s, 1) for name, s in split.items()}
     show(rows, matmul_gflop_per_second=limit / 1e9, width=width, milliseconds=split)

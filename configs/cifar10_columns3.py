@@ -33,6 +33,6 @@ def get_config():
     config.train.optimizer.warmup_epochs = 2.0
     config.train.augment.shift = 4
     config.train.augment.flip = True
-    config.train.augment.colour = 0.2
+    config.train.augment.color = 0.2
     config.validation.every_epochs = 10.25
     return config

@@ -2,7 +2,7 @@
 
 A classifier is a function ``logits_fn(inputs [B, H, W, 2C]) -> logits [B, K]`` of
 NULL-encoded images: hidden pixels are (0, 0), see `masking`. One that was made for
-plain colours takes a constant in their place (``fill``). The contract on which every
+plain colors takes a constant in their place (``fill``). The contract on which every
 certificate rests: row b of its result depends on row b of its argument only.
 
 Pixels are hidden by selection, so the class under masks i and j depends on no pixel
@@ -64,7 +64,7 @@ def mask_labels(
       masks: the masks, for example of `covering_masks`.
       images: [N, H, W, C], floating in [0, 1] or uint8. N = 0 works.
       fill: None hides pixels as NULL, (0, 0). A number in [0, 1] is the value that all
-        channels of a hidden pixel get, for a classifier of plain colours.
+        channels of a hidden pixel get, for a classifier of plain colors.
       early_exit: whether an image stops that cannot be certified any more, against any
         patch that the masks cover. What is left is `NOT_COMPUTED`; predictions and
         certificates are those of the whole table.

@@ -1,7 +1,7 @@
 """Ablating images on the device: hide all but a window, or cut the window out.
 
 Pure functions, vmapped over images and over ablations. A hidden pixel is NULL, which
-differs from every colour: a pixel x in [0, 1] becomes the pair (x, 1 - x), NULL becomes
+differs from every color: a pixel x in [0, 1] becomes the pair (x, 1 - x), NULL becomes
 (0, 0), so C channels become 2C. Pixels are hidden by selection or slicing, never by
 multiplication: NaN * 0 is NaN, and a hidden pixel must not be able to say even that.
 

@@ -99,7 +99,7 @@ class Browser:
             self._note(self._receive())
 
     def look(self, width, height, *, dark=False):
-        """Sets the window and the colour scheme."""
+        """Sets the window and the color scheme."""
         self(
             "Emulation.setDeviceMetricsOverride",
             width=width,

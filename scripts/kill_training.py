@@ -5,7 +5,7 @@
 
 trains in OUT/alone, then again in OUT/killed, where train.py gets SIGKILL at random
 moments spread over the run (3 times, see --kills) and is started again each time. Both
-are certified on the test images. Parameters, optimiser state, average, metrics, choices
+are certified on the test images. Parameters, optimizer state, average, metrics, choices
 and certificates must be the same, bit for bit. OUT/kill_log.txt says what happened;
 exit status 0 says that all were equal. An OUT/alone that is finished is used again.
 """
@@ -86,7 +86,7 @@ def ending(workdir: pathlib.Path) -> dict[str, object]:
     certificates = json.loads((out / "summary.json").read_text())["certificates"]
     chosen = ("step", "voting", "threshold", "strength", "certified_accuracy")
     return {
-        "parameters, optimiser and average": checkpoint.fingerprint(workdir / LATEST),
+        "parameters, optimizer and average": checkpoint.fingerprint(workdir / LATEST),
         "best parameters": checkpoint.fingerprint(workdir / BEST),
         "steps": checkpoint.latest_step(workdir / LATEST),
         "choices": {name: record[name] for name in chosen},

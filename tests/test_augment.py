@@ -59,10 +59,10 @@ def test_cutout_is_one_grey_square_anywhere():
     assert (met > 0).all()
 
 
-def test_colour_scales_contrast_and_channels():
+def test_color_scales_contrast_and_channels():
     """Each image is an affine map of itself per channel, in range; all differ."""
     images = 0.4 + 0.2 * uniform(50)  # nothing is clipped
-    found = np.asarray(augment(jax.random.key(0), images, AugmentConfig(colour=0.3)))
+    found = np.asarray(augment(jax.random.key(0), images, AugmentConfig(color=0.3)))
     slopes = []
     for before, after in zip(np.asarray(images), found, strict=True):
         mean = before.mean()
@@ -79,7 +79,7 @@ def test_colour_scales_contrast_and_channels():
     assert len(np.unique(contrast[:, 0].round(4))) > 40
 
 
-@pytest.mark.parametrize("config", [{"cutout": 4}, {"colour": 0.9}, {"shift": 2}])
+@pytest.mark.parametrize("config", [{"cutout": 4}, {"color": 0.9}, {"shift": 2}])
 def test_augmented_images_stay_in_range(config):
     """What is trained on is an image."""
     found = augment(jax.random.key(1), uniform(20), AugmentConfig(**config))

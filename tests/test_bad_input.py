@@ -823,7 +823,7 @@ def calls():
     # What the scripts hand on.
     for text in ("", "5", "5x", "x5", "0x5", "5x0", "-1x2", "2x2,", "2.0x2", "2x2x2"):
         bad = text.split(",")[-1]
-        words = ["--patches", repr(bad), "HEIGHTxWIDTH", "--patches=2x2,5x5"]
+        words = ["--patches", repr(bad), "HEIGHTxWIDTH", "--patches=5x5"]
         yield (
             f"cli: {text!r}",
             lambda t=text: cli.parse_patches(t, (8, 8)),
@@ -877,7 +877,7 @@ def calls():
     for change, error, words in (
         ({"cutout": -1}, ValueError, ["augment.cutout=-1", ">= 0"]),
         ({"cutout": 2.5}, TypeError, ["augment.cutout=2.5", "integer"]),
-        ({"colour": 1.0}, ValueError, ["augment.colour=1.0", "< 1"]),
+        ({"color": 1.0}, ValueError, ["augment.color=1.0", "< 1"]),
     ):
         yield f"augment: {change}", lambda c=change: AugmentConfig(**c), error, words
     for change, error, words in (

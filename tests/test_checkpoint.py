@@ -63,7 +63,7 @@ def assert_same(left, right):
 
 
 def test_round_trip_keeps_every_leaf_and_the_metadata(tmp_path):
-    """Params, an optimiser state, bfloat16, bool and scalars survive, as JAX arrays."""
+    """Params, an optimizer state, bfloat16, bool and scalars survive, as JAX arrays."""
     tree = example_tree()
     checkpoint.save(tmp_path / "new" / "run", 12, tree, METADATA)
     target = abstract(tree)

@@ -39,7 +39,20 @@ def test_configs_of_shipped_models_are_read(name):
     """With fewer keys than today's; none of theirs is lost."""
     saved = json.loads((ROOT / "pretrained" / name / "config.json").read_text())
     found = flatten(config.canonical(saved))
-    assert flatten(saved).items() <= found.items()
+    former = flatten(saved)
+    former["train.augment.color"] = former.pop("train.augment.colour")
+    assert former.items() <= found.items()
+
+
+def test_a_key_has_its_former_name_in_what_was_saved_only():
+    """Old runs are read; both names at once are a mistake, and so is a new flag."""
+    old = config.from_json({"train": {"augment": {"colour": 0.3}}})
+    assert old.train.augment.color == 0.3
+    assert config.to_json(old)["train"]["augment"]["color"] == 0.3
+    with pytest.raises(ValueError, match=r"'train\.augment\.colour'.*color'"):
+        config.from_json({"train": {"augment": {"colour": 0.3, "color": 0.2}}})
+    with pytest.raises(ValueError, match=r"nearest is --config\.train\.augment\.color"):
+        config.check_flags(["--config.train.augment.colour=0.3"])
 
 
 @pytest.mark.parametrize(

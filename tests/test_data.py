@@ -313,7 +313,7 @@ def write_npz(folder, records, part, **changes):
 
 
 def test_npz_files_are_found_by_name_and_read_in_both_forms(tmp_path):
-    """Encoded or plain, colour or grey: the same pixels, labels and ids."""
+    """Encoded or plain, color or grey: the same pixels, labels and ids."""
     train, test = list(pictures(12)), list(pictures(5))
     write_npz(tmp_path, train, "train")
     write_npz(tmp_path, test, "test")

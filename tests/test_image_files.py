@@ -16,7 +16,7 @@ Image = pytest.importorskip("PIL.Image")
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "certify_photograph.py"
 
 GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
-COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
+COLOR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
 HALF = np.where(GREY > 100, 255, 128).astype(np.uint8)  # partly see-through
 
 
@@ -29,7 +29,7 @@ def file(image, form="PNG", **options):
 
 
 def with_alpha(mode, alpha):
-    image = Image.fromarray(GREY if mode == "LA" else COLOUR)
+    image = Image.fromarray(GREY if mode == "LA" else COLOR)
     image.putalpha(Image.fromarray(np.broadcast_to(np.uint8(alpha), GREY.shape)))
     return image
 
@@ -43,7 +43,7 @@ def sixteen_bit_rgb_png():
             struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
         )
 
-    deep = np.repeat(COLOUR.astype(">u2"), 1, axis=-1)
+    deep = np.repeat(COLOR.astype(">u2"), 1, axis=-1)
     rows = b"".join(b"\0" + row.tobytes() for row in deep)
     header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -71,14 +71,14 @@ def signed_tiff():
     return head + GREY.tobytes()
 
 
-def oriented(value, pixels=COLOUR, form="PNG"):
+def oriented(value, pixels=COLOR, form="PNG"):
     exif = Image.Exif()
     exif[0x0112] = value
     return file(pixels, form, exif=exif)
 
 
 BLACK_AND_WHITE = np.where(GREY > 100, 255, 0).astype(np.uint8)
-PALETTE = Image.fromarray(COLOUR).quantize(64)
+PALETTE = Image.fromarray(COLOR).quantize(64)
 
 TAKEN = {
     "grey": (file(GREY), GREY[..., None]),
@@ -86,26 +86,26 @@ TAKEN = {
         file(Image.fromarray(BLACK_AND_WHITE).convert("1")),
         BLACK_AND_WHITE[..., None],
     ),
-    "colour": (file(COLOUR), COLOUR),
+    "color": (file(COLOR), COLOR),
     "palette": (file(PALETTE), np.asarray(PALETTE.convert("RGB"))),
-    "opaque alpha": (file(with_alpha("RGBA", 255)), COLOUR),
+    "opaque alpha": (file(with_alpha("RGBA", 255)), COLOR),
     "opaque grey alpha": (file(with_alpha("LA", 255)), GREY[..., None]),
     "opaque palette": (
         file(PALETTE, transparency=bytes([255] * 64)),
         np.asarray(PALETTE.convert("RGB")),
     ),
     "ink": (
-        file(Image.fromarray(COLOUR).convert("CMYK"), "TIFF"),
-        COLOUR,
+        file(Image.fromarray(COLOR).convert("CMYK"), "TIFF"),
+        COLOR,
     ),
-    "bitmap": (file(COLOUR, "BMP"), COLOUR),
+    "bitmap": (file(COLOR, "BMP"), COLOR),
     "bitmap of 5, 6 and 5 bits": (
         sixteen_bit_bitmap(31, 0, 31),
         np.broadcast_to(np.uint8([255, 0, 255]), (2, 2, 3)),
     ),
     "few greys": (b"P5 2 1 3 \0\3", np.array([[[0], [255]]])),
-    "orientation that is none": (oriented(9), COLOUR),
-    "broken exif": (file(COLOUR, exif=b"Exif\0\0no such thing"), COLOUR),
+    "orientation that is none": (oriented(9), COLOR),
+    "broken exif": (file(COLOR, exif=b"Exif\0\0no such thing"), COLOR),
 }
 
 REFUSED = {
@@ -113,18 +113,18 @@ REFUSED = {
     "long": (file(GREY.astype(np.int32), "TIFF"), "mode is I, 32-bit integers"),
     "16-bit": (file(GREY.astype(np.uint16) * 257), "I;16, 16 bits a channel"),
     "16-bit TIFF": (file(GREY.astype(np.uint16), "TIFF"), "I;16, 16 bits a channel"),
-    "16-bit colour": (sixteen_bit_rgb_png(), "mode is RGB, 16 bits a channel"),
+    "16-bit color": (sixteen_bit_rgb_png(), "mode is RGB, 16 bits a channel"),
     "deep PPM": (b"P6 1 1 65535 " + bytes(range(6)), "values up to 65535 a channel"),
     "deep PPM in digits": (b"P3 1 1 1023 0 512 1023", "values up to 1023"),
     "deep PGM": (b"P5 1 1 1023 " + bytes(2), "32-bit integers"),
-    "deep SGI": (file(COLOUR, "SGI", bpc=2), "16 bits"),
+    "deep SGI": (file(COLOR, "SGI", bpc=2), "16 bits"),
     "signed": (signed_tiff(), "signed integers a channel"),
     "lab": (file(Image.new("LAB", (6, 4)), "TIFF"), "LAB"),
     "alpha": (file(with_alpha("RGBA", HALF)), "see-through.*mogrify"),
     "grey alpha": (file(with_alpha("LA", HALF)), "see-through"),
     "see-through palette": (file(PALETTE, transparency=0), "see-through"),
-    "see-through colour": (
-        file(COLOUR, transparency=tuple(COLOUR[0, 0].tolist())),
+    "see-through color": (
+        file(COLOR, transparency=tuple(COLOR[0, 0].tolist())),
         "see-through",
     ),
     "GIF": (
@@ -133,24 +133,24 @@ REFUSED = {
     ),
     "APNG": (
         file(
-            Image.fromarray(COLOUR),
+            Image.fromarray(COLOR),
             save_all=True,
-            append_images=[Image.fromarray(COLOUR[::-1])] * 2,
+            append_images=[Image.fromarray(COLOR[::-1])] * 2,
         ),
         "holds 3 pictures",
     ),
     "pages": (
         file(
-            Image.fromarray(COLOUR),
+            Image.fromarray(COLOR),
             "TIFF",
             save_all=True,
-            append_images=[Image.fromarray(COLOUR[::-1])],
+            append_images=[Image.fromarray(COLOR[::-1])],
         ),
         "holds 2 pictures",
     ),
-    "cut PNG": (file(COLOUR)[:-30], "cannot be decoded: "),
-    "cut JPEG": (file(COLOUR, "JPEG")[:-30], "cannot be decoded: .*truncated"),
-    "header alone": (file(COLOUR)[:20], "cannot be decoded"),
+    "cut PNG": (file(COLOR)[:-30], "cannot be decoded: "),
+    "cut JPEG": (file(COLOR, "JPEG")[:-30], "cannot be decoded: .*truncated"),
+    "header alone": (file(COLOR)[:20], "cannot be decoded"),
     "nothing": (b"", "is empty, 0 bytes"),
     "text": (b"Thumbs.db, or a note", "no image file"),
     "web page": (b"<!DOCTYPE html><html>404</html>", "no image file"),
@@ -168,7 +168,7 @@ def test_what_has_one_meaning_in_8_bits_is_taken(kind):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_has_not_is_refused_by_name(kind):
-    """No silent zeros, white pictures, first frames or hidden colours."""
+    """No silent zeros, white pictures, first frames or hidden colors."""
     stored, words = REFUSED[kind]
     for changes in ({}, {"size": (2, 2), "channels": 1}):
         with pytest.raises(ValueError, match=f"^the image 'x/y.png' .*{words}"):
@@ -221,7 +221,7 @@ def test_every_way_in_uses_the_one_decoder(tmp_path, write):
         (tmp_path / name).mkdir()
         write(tmp_path / name, image)
     loaded = data.load("set", "test", data_dir=str(tmp_path / "good"))
-    np.testing.assert_array_equal(loaded.images[1], np.rot90(COLOUR, -1))
+    np.testing.assert_array_equal(loaded.images[1], np.rot90(COLOR, -1))
     with pytest.raises(ValueError, match=r"the image '(a/1.png|set_test_00000)' .* F,"):
         data.load("set", "test", data_dir=str(tmp_path / "bad"))
 
@@ -255,15 +255,15 @@ def test_large_photographs_are_resized_up_to_a_stated_number(monkeypatch):
 def test_pixels_that_are_none_are_refused():
     """Arrays get the same care: dtype, axes, channels."""
     for pixels, words in (
-        (COLOUR.astype(np.float32), "dtype float32, it must be uint8"),
-        (COLOUR > 3, "dtype bool"),
-        (COLOUR.astype(np.int32), "dtype int32"),
+        (COLOR.astype(np.float32), "dtype float32, it must be uint8"),
+        (COLOR > 3, "dtype bool"),
+        (COLOR.astype(np.int32), "dtype int32"),
     ):
         with pytest.raises(TypeError, match=words):
             data.decode(pixels, "x")
     with pytest.raises(ValueError, match=r"shape \(4, 6\), it must be \[H, W, C\]"):
         data.decode(GREY, "x")
-    four = np.concatenate([COLOUR, GREY[..., None]], axis=-1)
+    four = np.concatenate([COLOR, GREY[..., None]], axis=-1)
     np.testing.assert_array_equal(data.decode(four, "x"), four)
     with pytest.raises(ValueError, match="has 4 channels"):
         data.decode(four, "x", channels=3)

@@ -122,7 +122,7 @@ def test_a_whole_run_validates_and_saves_when_it_should(whole):
 
 @pytest.mark.parametrize("kills", [[0], [1], [4, 5, 6], [7, 7, 13, 22]])
 def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(tmp_path, whole, kills):
-    """Parameters, optimiser, average, metrics and choices: the same bits."""
+    """Parameters, optimizer, average, metrics and choices: the same bits."""
     for step in kills:
         with pytest.raises(InterruptedError):
             run(tmp_path, read=stopping(step))

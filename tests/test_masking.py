@@ -68,7 +68,7 @@ def test_ablate_equals_the_slow_twin(ablation):
     assert_same_bits(shown, slow_ablate(images, ablation))
 
 
-def test_null_differs_from_every_colour():
+def test_null_differs_from_every_color():
     """Black is (0, 1) and white (1, 0); only a hidden pixel is (0, 0)."""
     images = np.zeros((1, *SIZE, 1), np.float32)
     images[:, :, ::2] = 1

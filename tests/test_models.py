@@ -154,7 +154,7 @@ def test_small_cnn_takes_any_image_size(image_shape):
 
 
 def test_variables_are_plain_dicts(tiny, cnn):
-    # Protects checkpoints and optimisers from Flax types.
+    # Protects checkpoints and optimizers from Flax types.
     for _, variables in (tiny, cnn):
         assert set(variables) == {"params", "batch_stats"}
         for node in (variables, *variables.values()):

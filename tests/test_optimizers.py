@@ -1,4 +1,4 @@
-"""Protects optimisers and schedules: they are the ones that configs name."""
+"""Protects optimizers and schedules: they are the ones that configs name."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_schedules_are_the_ones_named():
 
 
 def test_sgd_weight_decay_is_the_papers():
-    """Decay is added to the gradient before momentum, as in the paper's optimiser."""
+    """Decay is added to the gradient before momentum, as in the paper's optimizer."""
     config = OptimizerConfig(
         "sgd", 0.1, weight_decay=0.5, momentum=0.9, schedule="constant"
     )

@@ -90,7 +90,7 @@ def test_what_is_wrong_in_a_folder_is_named(folder):
 
 
 def test_wrong_shapes_and_channels_are_named_with_the_remedy(folder):
-    """Nothing is resized or recoloured unless the config says so."""
+    """Nothing is resized or recolored unless the config says so."""
     grey = folder / "shapes/val/cat/900.png"
     Image.fromarray(picture(7, channels=1)).save(grey)
     match = r"'cat/900.png' has shape \(6, 8, 1\), but 'bee/003.png' .*channels=3"

@@ -157,15 +157,15 @@ def test_names_of_the_cifar_resnets_are_known(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
-def test_hidden_pixels_are_of_the_mean_colour(tmp_path):
-    # Protects the claim about the first layer: NULL is what the mean colour would give.
+def test_hidden_pixels_are_of_the_mean_color(tmp_path):
+    # Protects the claim about the first layer: NULL is what the mean color would give.
     case = CASES["resnet18 of torchvision"]
     path = saved(tmp_path / "theirs.safetensors", weights(case["shapes"]))
     kernel = ds.load_weights(path, network_of(case), mean=MEAN, std=STD)["params"][
         "stem_conv"
     ]["kernel"]
-    colour = encode(jnp.asarray(MEAN, jnp.float32))
-    np.testing.assert_allclose(jnp.einsum("hwio,i->hwo", kernel, colour), 0, atol=1e-6)
+    color = encode(jnp.asarray(MEAN, jnp.float32))
+    np.testing.assert_allclose(jnp.einsum("hwio,i->hwo", kernel, color), 0, atol=1e-6)
     assert np.abs(np.asarray(kernel)).max() > 0.1
 
 
@@ -207,7 +207,7 @@ def test_every_misfit_is_told_at_once(tiny, tmp_path):
 
 
 def test_normalisation_must_fit_the_channels(tiny, tmp_path):
-    # Protects the first layer from a mean of another number of colours.
+    # Protects the first layer from a mean of another number of colors.
     net, tensors = tiny
     path = saved(tmp_path / "theirs.safetensors", tensors)
     for options in ({"mean": (0.5,)}, {"std": (0.2, 0.0, 0.2)}):

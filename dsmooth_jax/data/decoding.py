@@ -21,7 +21,7 @@ MOST_PIXELS_UNRESIZED = 2**26
 """The largest that is decoded where nothing says what size to make of it."""
 
 _GREY = ("1", "L", "LA", "La")
-_COLOURED = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+_COLORED = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 _DEEP = {"I": "32-bit integers", "F": "32-bit floating point"}
 _SAMPLE_FORMAT = 339  # the tag of TIFF: 1 is unsigned, 2 signed
 _LAYERED = ("MPO",)  # formats whose other pictures are views of the first
@@ -151,7 +151,7 @@ def _open(stored: bytes | np.ndarray) -> Any:
             f"its mode is {image.mode}, {kind} a channel; it must have 8 bits: convert "
             "it, choosing which values are black and white"
         )
-    if image.mode not in _GREY + _COLOURED:
+    if image.mode not in _GREY + _COLORED:
         raise ValueError(f"its mode is {image.mode}: convert it to RGB or grey")
     num_pictures = getattr(image, "n_frames", 1)
     if num_pictures > 1 and image.format not in _LAYERED:
@@ -208,7 +208,7 @@ def _opaque(image: Any) -> Any:
     full = image.convert("RGBA")
     if full.getchannel("A").getextrema()[0] < 255:
         raise ValueError(
-            "it has see-through pixels, whose colour depends on what is behind: put "
+            "it has see-through pixels, whose color depends on what is behind: put "
             "it on a background (ImageMagick: mogrify -background white -alpha remove)"
         )
     return full.convert("L" if image.mode in _GREY else "RGB")

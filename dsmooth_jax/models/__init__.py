@@ -80,7 +80,7 @@ def build(
           ablations in one pass.
 
       ablation: what is kept of an image.
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
       chunk_size: ablations of each image, or a bandnet's views of it, scored at a
         time; bounds memory, see `scoring.masked_scores` and `bandnet`.
@@ -113,7 +113,7 @@ def build_image_classifier(
     Args:
       spec: as of `build`, of any network but "bandnet".
       hiding: what is hidden in training.
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
 
     Raises:

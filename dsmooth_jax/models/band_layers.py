@@ -99,7 +99,7 @@ class BandNet(nnx.Module):
     Args:
       kernels: along height and width the `window_kernels`, None where kept whole.
       stride: of the windows, pixels.
-      in_channels: colours, their complements and positions.
+      in_channels: colors, their complements and positions.
       num_classes: K.
       width: channels of the first layer.
       max_width: of any layer, or None.

@@ -87,7 +87,7 @@ def bandnet(
 
     Args:
       ablation: `Columns`, `Rows` or `Blocks`, of any stride.
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
       width: channels of the first layer; they double in every second block,
         up to `max_width`.

@@ -23,7 +23,7 @@ def cnn(*, image_shape: Sequence[int], num_classes: int, width: int = 64) -> Net
     """The chain for NULL-encoded images, which have twice the image's channels.
 
     Args:
-      image_shape: (H, W, C) of the images, in pixels and colour channels; at least 9
+      image_shape: (H, W, C) of the images, in pixels and color channels; at least 9
         pixels each way.
       num_classes: K.
       width: channels of the first stage; the stem has 3/8 of it, later stages 4 times

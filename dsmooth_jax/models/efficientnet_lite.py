@@ -30,7 +30,7 @@ def efficientnet_lite0(*, image_shape: Sequence[int], num_classes: int) -> Netwo
     """EfficientNet-Lite0 for NULL-encoded images, of twice the image's channels.
 
     Args:
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
 
     Returns:

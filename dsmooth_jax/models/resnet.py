@@ -29,7 +29,7 @@ def resnet(
 
     Args:
       depth: 18, 34 or 50.
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
       stem: "cifar" (3x3 convolution, stride 1) or "imagenet" (7x7 convolution and
         3x3 max pooling, both stride 2: the stages see a quarter of the size).

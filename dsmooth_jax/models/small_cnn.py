@@ -17,7 +17,7 @@ def small_cnn(*, image_shape: Sequence[int], num_classes: int) -> Network:
     """The small CNN for NULL-encoded images, which have twice the image's channels.
 
     Args:
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
 
     Returns:

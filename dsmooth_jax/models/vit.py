@@ -111,7 +111,7 @@ def vit(
         widest of its windows meets are computed. None for images of any kind; then all
         tokens are computed. An image that shows more than the ablation does loses the
         tokens that come last.
-      image_shape: (H, W, C) of the images, in pixels and colour channels.
+      image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
       resize: (height, width) to which the network resizes, bilinearly, what it is
         given, so after ablation: the patch is counted in pixels of the image.
@@ -186,7 +186,7 @@ class ViT(nnx.Module):
       grid: tokens along height and width.
       num_tokens: how many of them are computed; those that see something come first.
       resize: (height, width) to resize to, or None.
-      in_channels: colours and their complements.
+      in_channels: colors and their complements.
       num_classes: K.
       rngs: draws the initial weights.
     """

@@ -9,7 +9,7 @@ The first layer is the only one that differs. Other networks see (x - mean) / st
 see NULL-encoded pixels, (x, 1 - x), or (0, 0) where hidden. With weights
 w (1 - mean) / std for x and -w mean / std for 1 - x the sum is w (x - mean) / std for
 every visible pixel, and 0 where hidden, which is what the network would make of a pixel
-of the mean colour. So a 3-channel network carries over exactly.
+of the mean color. So a 3-channel network carries over exactly.
 """
 
 import dataclasses
@@ -139,9 +139,9 @@ def load_weights(
       path: a .safetensors file, or a .pth, .pt or .bin file of `torch.save`. PyTorch is
         not needed, and no code in the file is run.
       model: what the weights are for, from `models.build` or a network's function.
-      mean: of each colour, in [0, 1], as the network's images were normalised. It
+      mean: of each color, in [0, 1], as the network's images were normalised. It
         counts only where the file's first layer sees C channels and the model's 2C.
-      std: likewise, the divisor of each colour.
+      std: likewise, the divisor of each color.
       has_head: False leaves the file's last layer out, for example because it tells
         other classes apart; the model's then starts at zero.
 

@@ -1,7 +1,7 @@
 """Figures: each a function from what was found to a matplotlib figure.
 
-Drawn for paper and for a colour-blind reader first: series differ by marker and line as
-well as by colour, maps by lightness, and the number of images is in the caption. No
+Drawn for paper and for a color-blind reader first: series differ by marker and line as
+well as by color, maps by lightness, and the number of images is in the caption. No
 number is made here.
 """
 
@@ -46,7 +46,7 @@ _STYLES: dict[tuple[Way, Rule], dict[str, Any]] = {
     ("threshold", "margin"): {"color": ORANGE, "marker": "s", "linestyle": ":"},
     ("top_one", "margin"): {"color": GREEN, "marker": "^", "linestyle": ":"},
 }
-"""What is drawn, told apart by colour and by marker. The margin rule is the paper's."""
+"""What is drawn, told apart by color and by marker. The margin rule is the paper's."""
 
 
 @our_style()

@@ -284,7 +284,7 @@ def _atlas(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG file's text as part of a page: its ids its own, its colours the page's."""
+    """An SVG file's text as part of a page: its ids its own, its colors the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)

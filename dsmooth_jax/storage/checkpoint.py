@@ -149,7 +149,7 @@ def restore(
     if difference:
         raise CheckpointError(
             f"the checkpoint {path} is not of this model: {difference}. Restore it "
-            "into the model and optimiser that its metadata name, or another directory"
+            "into the model and optimizer that its metadata name, or another directory"
         )
     host_target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
     try:

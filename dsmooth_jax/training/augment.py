@@ -19,14 +19,14 @@ class AugmentConfig:
       flip: whether half of the images are mirrored left to right.
       cutout: pixels, >= 0; the side of a grey square at a random place, which may
         overhang the border.
-      colour: in [0, 1); brightness and contrast of each image and the brightness of
-        each of its channels change by factors of up to 1 - colour and 1 + colour.
+      color: in [0, 1); brightness and contrast of each image and the brightness of
+        each of its channels change by factors of up to 1 - color and 1 + color.
     """
 
     shift: int = 0
     flip: bool = False
     cutout: int = 0
-    colour: float = 0.0
+    color: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("shift", "cutout"):
@@ -34,16 +34,16 @@ class AugmentConfig:
             check_range(f"augment.{name}", value, least=0)
             if not isinstance(value, int):
                 raise TypeError(f"augment.{name}={value} must be an integer, in pixels")
-        check_range("augment.colour", self.colour, least=0, below=1)
+        check_range("augment.color", self.color, least=0, below=1)
 
 
 def augment(
     key: Key[Array, ""], images: Float[Array, "B H W C"], config: AugmentConfig
 ) -> Float[Array, "B H W C"]:
-    """Shifts, mirrors, colours and cuts each image at random, on the device."""
+    """Shifts, mirrors, colors and cuts each image at random, on the device."""
     batch, height, width, channels = images.shape
     shift_key, flip_key = jax.random.split(key)
-    cutout_key, colour_key = jax.random.split(jax.random.fold_in(key, 1))
+    cutout_key, color_key = jax.random.split(jax.random.fold_in(key, 1))
     if config.shift:
         pad = config.shift
         padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -56,10 +56,10 @@ def augment(
     if config.flip:
         flipped = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
-    if config.colour:
-        low, high = 1 - config.colour, 1 + config.colour
+    if config.color:
+        low, high = 1 - config.color, 1 + config.color
         factors = jax.random.uniform(
-            colour_key, (batch, 1, 1, 1 + channels), minval=low, maxval=high
+            color_key, (batch, 1, 1, 1 + channels), minval=low, maxval=high
         )
         mean = images.mean(axis=(1, 2, 3), keepdims=True)
         images = mean + factors[..., :1] * (images - mean)

@@ -23,6 +23,8 @@ from dsmooth_jax.training.losses import LossConfig
 from dsmooth_jax.training.optimizers import OptimizerConfig
 
 DEFENCES = ("smoothing", "double_masking")
+FORMER_NAMES = {"train.augment.colour": "color"}
+"""Settings that configs saved earlier have by another name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,6 +307,10 @@ def _read(cls: Any, record: Any, path: str) -> Any:
     if not isinstance(record, Mapping):
         raise TypeError(f"{path or 'the config'}={record!r} must have keys and values")
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    for former, name in FORMER_NAMES.items():
+        start, _, key = former.rpartition(".")
+        if path == start and key in record and name not in record:
+            record = {name if k == key else k: v for k, v in record.items()}
     for key in record:
         if key not in fields:
             wrong = f"{path}.{key}" if path else str(key)

@@ -1,7 +1,7 @@
 """A training run in a workdir: it survives being killed, and ends where it would have.
 
 Everything that a run's future depends on is in its newest checkpoint (parameters,
-optimiser, average, the metrics since the last validation, the best so far) or follows
+optimizer, average, the metrics since the last validation, the best so far) or follows
 from the step's number (batches, random numbers). So a run that is killed anywhere, also
 while it saves, and started again goes on from there and ends bit for bit as if it had
 not been killed, on as many devices of the same kind. On other devices it goes on, too,

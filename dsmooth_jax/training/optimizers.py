@@ -1,4 +1,4 @@
-"""Optimisers and their schedules, from plain numbers."""
+"""Optimizers and their schedules, from plain numbers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dsmooth_jax.checks import check_choice, check_count, check_range
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """An Optax optimiser with its schedule.
+    """An Optax optimizer with its schedule.
 
     Attributes:
       name: "adamw", "sgd" (with momentum; its weight decay is added to the gradient, as
@@ -61,7 +61,7 @@ class OptimizerConfig:
 def make_optimizer(
     config: OptimizerConfig, *, num_epochs: float, steps_per_epoch: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Builds the optimiser and its learning-rate schedule (step -> rate).
+    """Builds the optimizer and its learning-rate schedule (step -> rate).
 
     Args:
       config: names and numbers.

@@ -99,7 +99,7 @@ def make_train_step(
         sets for a loss on the margin of votes, the masks for one on double masking.
       ema_decay: of the moving average, in [0, 1); for a state that has one.
       precision: "bfloat16" to compute activations and gradients in it; parameters,
-        optimiser state, batch statistics and the loss stay float32.
+        optimizer state, batch statistics and the loss stay float32.
       num_accumulated: parts of a batch that are computed one after the other, >= 1; it
         must divide B. Memory is that of a part, and the gradient the mean of theirs: of
         a network without batch normalisation the gradient of the whole batch (up to
