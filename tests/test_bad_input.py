@@ -823,7 +823,7 @@ def calls():
     # What the scripts hand on.
     for text in ("", "5", "5x", "x5", "0x5", "5x0", "-1x2", "2x2,", "2.0x2", "2x2x2"):
         bad = text.split(",")[-1]
-        words = ["--patches", repr(bad), "HEIGHTxWIDTH", "--patches=5x5"]
+        words = ["--patches", repr(bad), "HEIGHTxWIDTH", "--patches=2x2,5x5"]
         yield (
             f"cli: {text!r}",
             lambda t=text: cli.parse_patches(t, (8, 8)),
