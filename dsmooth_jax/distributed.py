@@ -132,6 +132,28 @@ def check_devices() -> None:
         ) from None
 
 
+def check_memory(state: PyTree) -> None:
+    """Raises ValueError where a training state cannot fit into a device's memory.
+
+    A lower bound: the state and a gradient, no activations.
+
+    Args:
+      state: shapes and dtypes, with `variables`.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    limit = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    params = jax.tree.leaves(state.variables["params"])
+    needed = sum(x.size * x.dtype.itemsize for x in [*jax.tree.leaves(state), *params])
+    if needed > limit:
+        count = sum(leaf.size for leaf in params)
+        raise ValueError(
+            f"the network has {count:,} parameters, and training it needs more than "
+            f"{needed / 1e9:,.0f} GB; {device.device_kind} has {limit / 1e9:,.0f} GB: "
+            "lower model.depth, model.width or model.max_width"
+        )
+
+
 def is_first() -> bool:
     """Whether this is the process that prints, and writes what all know."""
     return jax.process_index() == 0

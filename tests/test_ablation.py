@@ -200,7 +200,7 @@ def test_json_round_trip(case):
         ({"kind": "Diagonals", "width": 2}, "Diagonals.*not in .'Columns'"),
         ({"width": 2}, "kind=None is unknown"),
         ({"kind": "Columns", "width": 2, "step": 1}, r"given are \['step', 'width'\]"),
-        ({"kind": "Blocks", "width": 2}, r"needs \['height', 'width'\]"),
+        ({"kind": "Blocks", "width": 2}, r"needs \['height'\]"),
         ({"kind": "Columns", "width": 0}, "width=0 must be >= 1"),
     ],
 )

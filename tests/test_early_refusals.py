@@ -6,11 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from test_bad_input import DRIVER
 
 import dsmooth_jax as ds
+from dsmooth_jax import distributed
+from dsmooth_jax.training.step import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRAIN = ["train.py", "--config=configs/mnist5k_smoke.py", "--workdir={tmp}/new"]
@@ -58,6 +61,10 @@ COMMANDS = {
         ["train.ema_decay=1.0", "< 1"],
     ),
     "negative seed": (training("seed=-1"), ["seed=-1", ">= 0"]),
+    "channels without end": (
+        training("model.depth=30"),
+        ["depth=30", "32,768 channels", "max_width"],
+    ),
     "seed of no generator": (
         training("data.seed=4294967296"),
         ["data.seed=4294967296", "< 4294967296"],
@@ -123,6 +130,14 @@ COMMANDS = {
         [*ASK, "--patches=2x2", "--out={tmp}/kept/other"],
         ["--out={tmp}/kept/other", "other scores"],
     ),
+    "out that is a store": (
+        [*ASK, "--patches=2x2", "--out={tmp}/kept/scores"],
+        ["--out={tmp}/kept/scores", "is a store itself"],
+    ),
+    "batch above any memory": (
+        [*CERTIFY, "--patches=2x2", "--batch_size=1000000000000"],
+        ["memory", "--batch_size"],
+    ),
     "out among checkpoints": (
         [*CERTIFY[:2], "--out={trained}/checkpoints/best"],
         ["checkpoints of a run"],
@@ -183,6 +198,22 @@ def test_what_cannot_be_is_refused_at_once_in_a_line(
     assert status == 1 and len(error.splitlines()) == 1, error
     for word in COMMANDS[name][1]:
         assert word.format(tmp=scratch, trained=smoke_run) in error
+
+
+def test_a_network_above_the_devices_memory_is_refused_by_its_shapes():
+    """With the number of parameters; one that fits passes."""
+    for side, is_refused in ((1000, False), (10**7, True)):
+        weight = jax.ShapeDtypeStruct((side, side), np.float32)
+        step = jax.ShapeDtypeStruct((), np.int32)
+        state = TrainState(step, {"params": {"w": weight}}, {"momentum": weight})
+        if not is_refused:
+            distributed.check_memory(state)
+            continue
+        match = (
+            "100,000,000,000,000 parameters, .* more than 1,200,000 GB; .* model.dep"
+        )
+        with pytest.raises(ValueError, match=match):
+            distributed.check_memory(state)
 
 
 def test_nothing_is_left_by_what_was_refused(finished, scratch):

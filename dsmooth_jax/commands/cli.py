@@ -227,11 +227,17 @@ def _errors_in_one_line(program: str) -> Iterator[None]:
     user_errors = (ValueError, TypeError, OSError, AttributeError, KeyError)
     try:
         yield
-    except (*user_errors, ModuleNotFoundError) as error:
+    # Too large a batch, and a line in a config, are theirs, too.
+    except (*user_errors, MemoryError, SyntaxError, ModuleNotFoundError) as error:
         # str() of a KeyError, which an AttributeError may stand for, is a repr.
         found = error.__context__ if isinstance(error, AttributeError) else error
         text = str(found.args[0] if isinstance(found, KeyError) else error)
         text = " ".join(text.split())
+        if isinstance(error, MemoryError):
+            text = (
+                f"too little memory ({text}): lower --batch_size and --chunk_size of "
+            )
+            text += "certify.py, or train.batch_size and the model's size of train.py"
         if isinstance(error, ModuleNotFoundError):
             text += f": pip install {error.name}, or all that is used: pip install"
             text += " '.[plot]'"

@@ -17,7 +17,7 @@ from dsmooth_jax.report.thumbnails import load_thumbnails, save_thumbnails
 from dsmooth_jax.scoring import MATMUL_PRECISION
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.provenance import Origin, versions
-from dsmooth_jax.storage.shards import Shards
+from dsmooth_jax.storage.shards import Shards, is_store
 from dsmooth_jax.storage.workdir import BEST, SCORES
 from dsmooth_jax.training.ownership import check_folder
 from dsmooth_jax.types import ImageShape
@@ -27,6 +27,8 @@ from dsmooth_jax.wording import counted
 def out_folder(out: pathlib.Path, scores: Shards | None = None) -> pathlib.Path:
     """Where to write: nothing that another command wrote there may be lost."""
     check_folder("--out", out)
+    if is_store(out):
+        raise ValueError(f"--out={out} is a store itself; give a folder beside it")
     there = out / SCORES
     if scores is not None and there.exists() and not there.samefile(scores.path):
         raise ValueError(

@@ -169,10 +169,11 @@ def band_network(
             raise ValueError(f"{name}={value} must be >= 1")
     if max_width is not None and max_width < width:
         raise ValueError(f"max_width={max_width} must be >= width, {width}, or None")
-    if max_width is None and (widest := width * 2 ** (depth // 2)) > _WIDEST:
+    if max_width is None and width * 2 ** (depth // 2) > _WIDEST:
         raise ValueError(
-            f"depth={depth} doubles width={width} up to {widest:,} channels, more than "
-            f"{_WIDEST:,}: no memory holds that; set max_width, for example 512"
+            f"depth={depth} doubles width={width} in every second block, to more than "
+            f"{_WIDEST:,} channels, which no memory holds; set max_width, for example "
+            "512, or lower one of them"
         )
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)

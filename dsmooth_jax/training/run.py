@@ -1,5 +1,6 @@
 """A training run, from a config to a workdir: data, classifier, step, validation."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -103,6 +104,16 @@ def train(
     image_size = train_set.image_shape[:2]
     train_step = make_step(config, classifier, optimizer, schedule, image_size)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    begin = functools.partial(
+        init_state,
+        classifier,
+        optimizer,
+        init_key,
+        has_average=config.train.ema_decay > 0,
+    )
+    drawn = jax.eval_shape(classifier.init, init_key)
+    state = jax.eval_shape(lambda variables: begin(variables=variables), drawn)
+    distributed.check_memory(state)
     given = None
     if config.train.init_from:
         given, record["init_from"] = first_variables(config.train, classifier)
@@ -120,13 +131,7 @@ def train(
             workdir,
             plan,
             record,
-            init_state(
-                classifier,
-                optimizer,
-                init_key,
-                variables=given,
-                has_average=config.train.ema_decay > 0,
-            ),
+            begin(variables=given),
             train_step,
             make_feed(config, train_set),
             validate,
