@@ -27,7 +27,8 @@ from dsmooth_jax.models import (
     weight_files,
 )
 from dsmooth_jax.models.weight_files import read_tensors
-from dsmooth_jax.smoothed import restore_base
+from dsmooth_jax.training.config import TrainConfig
+from dsmooth_jax.training.run import first_variables
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "weights"
 CASES = json.loads((FOLDER / "parity.json").read_text())["cases"]
@@ -234,27 +235,23 @@ def test_our_own_networks_are_saved_and_read(net, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_training_begins_with_a_file(run_script, smoke_run, tmp_path):
-    # Protects train.init_from: a step too small to move anything leaves the file's.
-    _, variables, _ = restore_base(smoke_run)
-    path = tmp_path / "ours.safetensors"
-    ds.save_weights(path, variables)
-    flags = {"init_from": path, "epochs": 0.04, "optimizer.learning_rate": 1e-12}
-    flags |= {"optimizer.adam_learning_rate": 1e-12, "optimizer.warmup_epochs": 0.0}
-    run_script(
-        "train.py",
-        "--config=configs/mnist5k_smoke.py",
-        f"--workdir={tmp_path}/run",
-        *(f"--config.train.{name}={value}" for name, value in flags.items()),
+def test_training_begins_with_a_file(tiny, tmp_path):
+    # Protects train.init_from of a file: its settings reach the weights.
+    _, tensors = tiny
+    path = saved(tmp_path / "theirs.safetensors", tensors)
+    model = build(
+        TINY["spec"], ablation=ds.Columns(3), image_shape=(32, 32, 3), num_classes=7
     )
-    _, found, record = restore_base(tmp_path / "run")
-    assert record["init_from"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    for a, b in zip(
-        jax.tree.leaves(found["params"]),
-        jax.tree.leaves(variables["params"]),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    settings = TrainConfig(
+        init_from=str(path), init_head=False, init_mean=MEAN, init_std=STD
+    )
+    found, checksum = first_variables(settings, model)
+    expected = ds.load_weights(path, model, mean=MEAN, std=STD, has_head=False)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+    usual, _ = first_variables(TrainConfig(init_from=str(path)), model)
+    assert np.any(usual["params"]["head"]["kernel"] != 0)
+    jax.tree.map(np.testing.assert_array_equal, usual, ds.load_weights(path, model))
 
 
 # The reader of files.
