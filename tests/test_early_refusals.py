@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_bad_input import DRIVER
+from test_refused_commands import DRIVER
 
 import dsmooth_jax as ds
 from dsmooth_jax import distributed
