@@ -86,7 +86,13 @@ def check_pair(name: str, value: Any) -> tuple[int, int]:
             f"{name}={value!r} must be (height, width) in pixels, for example (5, 5)"
         )
     for extent in value:
-        check_count(name, extent)
+        is_number = isinstance(extent, int | np.integer) and not isinstance(
+            extent, bool
+        )
+        if not is_number:
+            raise TypeError(f"{name}={value!r} must be two integers, in pixels")
+        if extent < 1:
+            raise ValueError(f"{name}={value!r} must be (height, width), both >= 1")
     return int(value[0]), int(value[1])
 
 

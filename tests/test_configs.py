@@ -66,7 +66,7 @@ def test_a_key_has_its_former_name_in_what_was_saved_only():
         ({"train": {"epochs": "many"}}, ["train.epochs='many'", "number"]),
         ({"train": {"augment": {"flip": "yes"}}}, ["flip='yes'", "True or False"]),
         ({"train": 3}, ["train=3", "keys"]),
-        ({"data": {"size": (0, 5)}}, ["data.size=0"]),
+        ({"data": {"size": (0, 5)}}, ["data.size=(0, 5)"]),
         ({"model": {"depth": 2.5}}, ["model.depth=2.5", "integer"]),
     ],
 )

@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "patch of no pixel": (
         training("validation.patch=(0,5)"),
-        ["validation.patch=0", ">= 1"],
+        ["validation.patch=[0, 5]", ">= 1"],
     ),
     "patch of one number": (
         training("validation.patch=(5,)"),

@@ -164,11 +164,11 @@ def test_library_and_script_agree(certified, smoke_run):
     assert [int(r["prediction"]) for r in rows] == smoothed.predict(images).tolist()
     patch = ds.Patch(2, 5)
     votes = dataclasses.replace(smoothed, decision="votes", patch=None)
-    margins = votes.certify(images, patch, tolerance=0.0).margin.tolist()
+    margins = votes.certify(images, patch).margin.tolist()
     name = f"margin_2x5_{smoothed.voting}_placement"
     assert [int(r[name]) for r in rows] == margins
     masked = dataclasses.replace(smoothed, decision="double_masking", patch=patch)
-    found = masked.certify(images, patch, tolerance=0.0)
+    found = masked.certify(images, patch)
     for name in ("prediction", "is_certified", "is_detected"):
         written = [int(r[f"{name}_2x5_double_masking"]) for r in rows]
         assert written == getattr(found, name).astype(int).tolist()
