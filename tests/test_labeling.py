@@ -239,7 +239,7 @@ def test_classes_that_rounding_could_swap_are_in_doubt():
     found = ds.MaskedClassifier(logits_fn, MASKS).certify(images, ds.Patch(2, 2))
     assert (found.prediction == 0).all()
     assert not found.is_certified.any() and not found.is_detected.any()
-    weights[0, 0] = 1e-5  # sure where the first pixel is seen, and in doubt elsewhere
+    weights[0, 0] = 1e-4  # sure where the first pixel is seen, and in doubt elsewhere
     weights[SIZE[0] * 14 // 6 - 1, 0] = 0
     table = ds.mask_labels(
         Partial(linear_logits, jnp.asarray(weights)), MASKS, np.ones_like(images)
@@ -302,7 +302,7 @@ def test_four_devices_give_the_same_classes(tmp_path):
         ({"masks": 3}, TypeError, "masks=3 must be ds.Masks"),
         ({"images": np.zeros((6, 7, 1))}, ValueError, r"must be \[N, H, W, C\]"),
         ({"fill": 2.0}, ValueError, r"fill=2.0 must be in \[0, 1\]"),
-        ({"tolerance": -1.0}, ValueError, "tolerance=-1.0 must be >= 0"),
+        ({"tolerance": -1.0}, ValueError, "tolerance=-1.0 must be in"),
         ({"batch_size": 0}, ValueError, "batch_size=0 must be >= 1"),
         (
             {"logits_fn": lambda x: x[:, 0, 0, 0]},
