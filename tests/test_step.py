@@ -354,9 +354,18 @@ CONFIGS = [
 ]
 
 
+# Their layers are those of others in the list, and take 10 s each to compile.
+TOO_LARGE_TO_COMPILE = {
+    "cifar10_columns3_card",
+    "cifar10_columns3_card_margin",
+    "cifar10_columns4_vit_t16",
+    "imagenet_columns19_vit_s16",
+}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
-    """No config can rot: real shapes are traced, and one step of batch 2 is run."""
+    """No config can rot: real shapes are traced, and where it is fast, a step taken."""
     module = importlib.import_module(f"configs.{name}")
     command = "python -m scripts.long_run" if "card" in name else "python train.py"
     assert command in module.__doc__
@@ -407,6 +416,8 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     real_labels = jax.ShapeDtypeStruct(real.shape[:1], jnp.int32)
     after, _ = jax.eval_shape(step, state, real, real_labels, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    if name in TOO_LARGE_TO_COMPILE:
+        return
     images, labels = batch(2, shape, num_classes)
     fast = {"xla_backend_optimization_level": 0}
     step = jax.jit(step, compiler_options=fast)
