@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_count
-from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
+from dsmooth_jax.threat import Patch, merge_equal_rows, placements
 from dsmooth_jax.types import AblationMasks, Covering, ImageSize
 
 _MOST_EXACT = 64  # 2,080 pairs
@@ -76,7 +76,11 @@ def merged_masks(
       Every set of `touched` lies in one of the masks.
     """
     check_count("per_axis", per_axis)
-    sets, row = placements(ablation, patch, image_size)
+    return _merge(*placements(ablation, patch, image_size), per_axis)
+
+
+def _merge(sets: np.ndarray, row: np.ndarray, per_axis: int) -> AblationMasks:
+    """The unions of `placements` over cells, those inside another dropped."""
     unions = [
         sets[np.unique(cell)].any(axis=0)
         for band in np.array_split(row, min(per_axis, row.shape[0]), axis=0)
@@ -133,14 +137,11 @@ def design_masks(
     Guarantee:
       Every set of `touched`, of this patch and of every smaller one, lies in a mask.
     """
-    masks = ablation_masks(touched(ablation, patch, image_size))
+    sets, row = placements(ablation, patch, image_size)
+    masks = ablation_masks(sets)
     if len(masks) > _MOST_EXACT:
-        every = range(_MOST_MERGED, 0, -1)
-        finer = (
-            merged_masks(ablation, patch, image_size, per_axis=per_axis)
-            for per_axis in every
-        )
-        masks = next(merged for merged in finer if len(merged) <= _MOST_MERGED)
+        coarser = (_merge(sets, row, k) for k in range(_MOST_MERGED, 0, -1))
+        masks = next(merged for merged in coarser if len(merged) <= _MOST_MERGED)
     refuse_empty_pair(masks)
     return masks
 
