@@ -104,6 +104,25 @@ def log_doubts(
     return np.maximum(levels - low, high - levels)
 
 
+def levels_and_doubts(
+    scores: ArrayLike, tolerance: float
+) -> tuple[Grades, Grades | None]:
+    """What `certify_masked` takes of scores: `log_levels`, and their `log_doubts`.
+
+    Args:
+      scores: as in `log_levels`.
+      tolerance: as in `log_doubts`; at 0 nothing is in doubt.
+
+    Returns:
+      (levels, uncertain), both int16 [N, P, K]; uncertain is None at 0.
+
+    Raises:
+      TypeError, ValueError: as those two.
+    """
+    doubts = log_doubts(scores, tolerance) if tolerance else None
+    return log_levels(scores), doubts
+
+
 def mask_table(
     levels: ArrayLike,
     masks: ArrayLike,

@@ -12,7 +12,12 @@ from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
 from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
 from dsmooth_jax.checks import check_choice, user_path
 from dsmooth_jax.double_masking import MaskedCertificate, double_masking_predict
-from dsmooth_jax.evidence import certify_masked, log_doubts, log_levels, mask_table
+from dsmooth_jax.evidence import (
+    certify_masked,
+    levels_and_doubts,
+    log_levels,
+    mask_table,
+)
 from dsmooth_jax.leaving_out import covering_touched, design_masks
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.scoring import ScoresFn, score
@@ -198,8 +203,8 @@ class SmoothedClassifier:
         masks = self._masks(size)
         covering = covering_touched(masks, sets)
         scores = self.score(images, batch_size=batch_size)
-        doubt = log_doubts(scores, tolerance) if tolerance else None
-        return certify_masked(log_levels(scores), masks, covering, uncertain=doubt)
+        levels, doubt = levels_and_doubts(scores, tolerance)
+        return certify_masked(levels, masks, covering, uncertain=doubt)
 
     def _masks(self, image_size: ImageSize) -> AblationMasks:
         assert self.patch is not None

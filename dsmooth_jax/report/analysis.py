@@ -33,7 +33,7 @@ from dsmooth_jax.evaluation import (
     sweep,
     tally,
 )
-from dsmooth_jax.evidence import mask_table
+from dsmooth_jax.evidence import levels_and_doubts, mask_table
 from dsmooth_jax.leaving_out import design_masks
 from dsmooth_jax.queries import (
     certify_several,
@@ -315,7 +315,7 @@ def _analyze_images(
             found = certificates[voting, name, "placement"]
             nominal[voting, name] = _nominal(found, votes, sets, options, labels)
     results = {k: evaluate(found, labels) for k, found in certificates.items()}
-    levels, doubt = request.evidence(scores)
+    levels, doubt = levels_and_doubts(scores, request.tolerance)
     masked = against_attacks(levels, request.attacks, doubt)
     for name, found_masked in masked.items():
         results[DOUBLE_MASKING, name, "placement"] = evaluate(found_masked, labels)

@@ -11,7 +11,6 @@ from dsmooth_jax.alarms import check_alarm_margin
 from dsmooth_jax.certificate import Rule
 from dsmooth_jax.checks import check_count
 from dsmooth_jax.evaluation import STRENGTHS
-from dsmooth_jax.evidence import log_doubts, log_levels
 from dsmooth_jax.leaving_out import covering_touched, design_masks, masks_of_several
 from dsmooth_jax.queries import rectangles_of_area, touched_by_any
 from dsmooth_jax.storage.provenance import Origin
@@ -174,11 +173,6 @@ class Request:
         votes, limit = cast_votes(scores, voting, **settings)
         doubt = cast_doubts(scores, voting, self.tolerance, **settings)
         return votes, {"limit": limit, "uncertain": doubt}
-
-    def evidence(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Levels [N, P, K] for double masking, and by how much they may differ."""
-        doubt = log_doubts(scores, self.tolerance) if self.tolerance else None
-        return log_levels(scores), doubt
 
     def setting(self, way: Way) -> float | None:
         """The voting's threshold or strength; None for what has none."""
