@@ -16,22 +16,11 @@ from PIL import Image
 import dsmooth_jax as ds
 from dsmooth_jax.duels import preference
 from dsmooth_jax.report.plot_style import BLUE, INK, MUTED, ORANGE, our_style
+from examples.certify_photograph import CLASSES, PHOTOGRAPH, PRETRAINED
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATCH = ds.Patch(5, 5)
 SEEN = (3, 9, 14, 20, 26, 31)  # the ablations that are shown
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 
 
 @our_style()
@@ -39,9 +28,9 @@ def main(path: str = str(ROOT / "docs" / "figures" / "proof.png")) -> None:
     """Writes the picture and prints what it says."""
     from matplotlib.figure import Figure
 
-    image = np.asarray(Image.open(ROOT / "examples" / "photograph.png"))
+    image = np.asarray(Image.open(PHOTOGRAPH))
     size = image.shape[:2]
-    smoothed = ds.load_smoothed(ROOT / "pretrained" / "cifar10_columns3")
+    smoothed = ds.load_smoothed(PRETRAINED)
     scores = smoothed.score(image[None])
     levels, limit = smoothed.vote(scores)
     assert limit is not None, "the shipped classifier has graded votes"
