@@ -96,8 +96,8 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
                 "attack": row.attack,
                 "voting": row.voting.replace("_", " "),
                 "k": row.k,
-                "clean": _percent(row.clean),
-                "certified": _percent(row.certified),
+                "clean": cell(row.clean),
+                "certified": cell(row.certified),
             }
             for row in more_tables.top_k_table(analysis)
         ],
@@ -106,9 +106,9 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
                 "attack": row.attack,
                 "voting": row.voting.replace("_", " "),
                 "alarm": more_tables.describe_alarm(row),
-                "false_alarms": _percent(row.false_alarms),
-                "detected": _percent(row.detected),
-                "unwavering": row.unwavering and _percent(row.unwavering),
+                "false_alarms": cell(row.false_alarms),
+                "detected": cell(row.detected),
+                "unwavering": row.unwavering and cell(row.unwavering),
             }
             for row in more_tables.alarm_table(analysis)
         ],
@@ -156,7 +156,7 @@ def _stats(analysis: Analysis) -> list[dict[str, str]]:
 
 
 def _stat(name: str, accuracy: Accuracy) -> dict[str, str]:
-    text = _percent(accuracy)
+    text = cell(accuracy)
     detail = f"{accuracy.count:,} of {accuracy.num_images:,}; {text['interval']} %"
     return {"name": name, "value": f"{text['value']} %", "detail": detail}
 
@@ -178,11 +178,11 @@ def _rows(analysis: Analysis) -> list[dict[str, Any]]:
             }
             if placement is not None:
                 row |= {
-                    "clean": _percent(placement.clean),
-                    "certified": _percent(placement.certified),
-                    "margin": _percent(margin.certified)["value"] if margin else "",
-                    "wrong": _percent(placement.certified_wrong)["value"],
-                    "detected": _percent(detected)["value"]
+                    "clean": cell(placement.clean),
+                    "certified": cell(placement.certified),
+                    "margin": summary.percent(margin.certified) if margin else "",
+                    "wrong": summary.percent(placement.certified_wrong),
+                    "detected": summary.percent(detected)
                     if is_masked and detected
                     else "",
                 }
@@ -190,10 +190,11 @@ def _rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def _percent(accuracy: Accuracy) -> dict[str, str]:
+def cell(accuracy: Accuracy) -> dict[str, str]:
+    """An accuracy in a table of a page: per cent, and its interval."""
     low, high = accuracy.interval
     return {
-        "value": f"{100 * accuracy.value:.1f}",
+        "value": summary.percent(accuracy),
         "interval": f"{100 * low:.1f} to {100 * high:.1f}",
     }
 

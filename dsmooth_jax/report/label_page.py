@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmooth_jax.evaluation import Accuracy, Evaluation
-from dsmooth_jax.report.html import environment, facts, inline_svg, style
+from dsmooth_jax.evaluation import Evaluation
+from dsmooth_jax.report.html import cell, environment, facts, inline_svg, style
 from dsmooth_jax.report.label_analysis import LabelAnalysis
+from dsmooth_jax.report.summary import percent
 from dsmooth_jax.report.thumbnails import (
     atlas,
     choose,
@@ -52,11 +53,11 @@ def render(
     num_right = [
         {
             "patch": str(patch),
-            "clean": _cell(found.clean),
-            "certified": _cell(found.certified),
-            "unanimous": _percent(analysis.unanimous(patch).certified),
-            "detected": _percent(analysis.detected),
-            "wrong": _percent(found.certified_wrong),
+            "clean": cell(found.clean),
+            "certified": cell(found.certified),
+            "unanimous": percent(analysis.unanimous(patch).certified),
+            "detected": percent(analysis.detected),
+            "wrong": percent(found.certified_wrong),
         }
         for patch, found in ((p, analysis.result(p)) for p in analysis.patches)
     ]
@@ -97,7 +98,7 @@ def _stats(analysis: LabelAnalysis, found: Evaluation) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "value": _percent(accuracy) + " %",
+            "value": percent(accuracy) + " %",
             "detail": f"{accuracy.count:,} of {counted(accuracy.num_images, 'image')}",
         }
         for name, accuracy in named
@@ -155,15 +156,3 @@ def _shown(analysis: LabelAnalysis) -> list[dict[str, Any]]:
 
 def _pairs(num_masks: int) -> int:
     return num_masks * (num_masks + 1) // 2
-
-
-def _cell(accuracy: Accuracy) -> dict[str, str]:
-    low, high = accuracy.interval
-    return {
-        "value": _percent(accuracy),
-        "interval": f"{100 * low:.1f} to {100 * high:.1f}",
-    }
-
-
-def _percent(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.value:.1f}"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.masks import masks_to_json
 from dsmooth_jax.report import figures, label_page, summary
 from dsmooth_jax.report.label_analysis import LabelAnalysis
@@ -33,8 +32,9 @@ def format_table(analysis: LabelAnalysis) -> str:
         lines.append(
             f"{patch!s:{wide}}  {summary.format_accuracy(found.clean)}  "
             f"{summary.format_accuracy(found.certified)}  "
-            f"{_percent(analysis.unanimous(patch).certified):^11} "
-            f"{_percent(analysis.detected):>9} {_percent(found.certified_wrong):>9}"
+            f"{summary.percent(analysis.unanimous(patch).certified):^11} "
+            f"{summary.percent(analysis.detected):>9} "
+            f"{summary.percent(found.certified_wrong):>9}"
         )
     return "\n".join(lines)
 
@@ -167,10 +167,6 @@ def draw(analysis: LabelAnalysis) -> "Figure":
         },
         caption=caption(analysis),
     )
-
-
-def _percent(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.value:.1f}"
 
 
 def _mean(values: np.ndarray) -> float | None:

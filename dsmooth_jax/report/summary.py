@@ -68,16 +68,17 @@ def format_table(
         line = (
             f"{start}{format_accuracy(placement.clean)}  "
             f"{format_accuracy(placement.certified)}  "
-            + (f"{_percent(margin.certified):>7}    " if margin else " " * 11)
-            + f"  {_percent(placement.certified_wrong):>9}"
+            + (f"{percent(margin.certified):>7}    " if margin else " " * 11)
+            + f"  {percent(placement.certified_wrong):>9}"
         )
         if way == DOUBLE_MASKING and detected:
-            line += f" {_percent(detected[attack]):>8}"
+            line += f" {percent(detected[attack]):>8}"
         lines.append(line)
     return "\n".join(lines)
 
 
-def _percent(accuracy: Accuracy) -> str:
+def percent(accuracy: Accuracy) -> str:
+    """Returns for example ``"78.2"``."""
     return f"{100 * accuracy.value:.1f}"
 
 
