@@ -95,6 +95,7 @@ from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
 from dsmooth_jax.voting import (
     GRADES,
+    GradedVotes,
     cast_votes,
     graded_votes,
     threshold_votes,
@@ -118,6 +119,7 @@ __all__ = [
     "ChosenVoting",
     "Columns",
     "Evaluation",
+    "GradedVotes",
     "LabelStore",
     "MaskedCertificate",
     "MaskedClassifier",

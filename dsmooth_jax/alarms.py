@@ -29,13 +29,14 @@ from dsmooth_jax.duels import (
 from dsmooth_jax.evaluation import Accuracy, check_labels
 from dsmooth_jax.reach import best_worst_duels
 from dsmooth_jax.types import PerClass, PerImage, PerImageFlag
+from dsmooth_jax.voting import VotesLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AlarmCertificate:
     """What is proven about answers and alarms for each of N images.
 
-    Margins are in votes (in units of 1 / limit of a vote for levels). A tie that may be
+    Margins are in votes (graded: in units of 1 / limit of a vote). A tie that may be
     lost by index is a duel lost by 1.
 
     Attributes:
@@ -86,11 +87,10 @@ def join_alarms(one: AlarmCertificate, other: AlarmCertificate) -> AlarmCertific
 
 
 def certify_with_alarm(
-    votes: ArrayLike,
+    votes: VotesLike,
     touched: ArrayLike,
     *,
     alarm_margin: int,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> AlarmCertificate:
     """Certifies a classifier that raises an alarm where its answer is a close one.
@@ -99,9 +99,8 @@ def certify_with_alarm(
       votes: as in `certify`.
       touched: bool [L, P], as in `certify`.
       alarm_margin: an alarm is raised where the smallest duel is won by less; >= 0, in
-        votes (in units of 1 / limit of a vote for levels). Choose it by
+        votes (in units of 1 / limit of a vote for graded ones). Choose it by
         `choose_alarm_margin`, on validation data.
-      limit: as in `certify`.
       uncertain: as in `certify`: they count for the attacker. Prediction, margin and
         alarm stay nominal.
 
@@ -127,7 +126,7 @@ def certify_with_alarm(
     >>> found.margin, found.least_margin, found.rival_margin
     (array([3]), array([1]), array([-1]))
     """
-    levels, limit, is_votes = check_levels(votes, limit)
+    levels, limit, is_votes = check_levels(votes)
     sets = check_touched(touched, levels.shape[1])
     doubt = check_uncertain(uncertain, levels.shape)
     alarm_margin = check_alarm_margin(alarm_margin)

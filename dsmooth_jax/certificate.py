@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from dsmooth_jax.ablation import Ablation, check_ablation, check_num_ablations
 from dsmooth_jax.duels import (
     after_each_placement,
+    as_votes,
     check_levels,
     chunks,
     count,
@@ -27,6 +28,7 @@ from dsmooth_jax.duels import (
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.threat import touched as touched_sets
 from dsmooth_jax.types import ImageSize, PerClass, PerImage, PerImageFlag
+from dsmooth_jax.voting import VotesLike
 
 Rule = Literal["placement", "margin"]
 RULES: tuple[Rule, ...] = ("placement", "margin")
@@ -39,8 +41,8 @@ class Certificate:
     Attributes:
       prediction: int64 [N], the smoothed classifier's class.
       margin: int64 [N], by how much the prediction wins its closest duel after the
-        worst placement, in votes (in units of 1 / limit of a vote for levels).
-      counts: int64 [N, K], votes for each class; of levels, each class's worst duel.
+        worst placement, in votes (in units of 1 / limit of a vote for graded ones).
+      counts: int64 [N, K], votes for each class; graded, each class's worst duel.
         The prediction is its arg max, ties to the smaller index.
     """
 
@@ -55,23 +57,20 @@ class Certificate:
 
 
 def certify(
-    votes: ArrayLike,
+    votes: VotesLike,
     touched: ArrayLike,
     *,
     rule: Rule = "placement",
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> Certificate:
     """Certifies each image's smoothed prediction against all placements of a patch.
 
     Args:
-      votes: bool [N, P, K], or integer levels [N, P, K] together with their limit.
+      votes: bool [N, P, K], or `GradedVotes`.
       touched: bool [L, P], L >= 1, from `touched`; to certify against several patches
         at once pass the unions of their rows.
       rule: "placement" (looks at every touched set; exact for votes) or "margin" (the
         paper's, which counts only the largest set).
-      limit: the largest preference that one ablation can have in a duel, >= 1; for
-        integer levels only.
       uncertain: bool [N, P, K], votes that may be cast otherwise on another machine.
         They count for the attacker: as not cast for the predicted class and as cast for
         its rivals (a level: one lower, one higher). The prediction stays nominal.
@@ -80,9 +79,9 @@ def certify(
       A `Certificate`, one entry for each image.
 
     Raises:
-      TypeError: votes are neither bool nor integers, touched or uncertain are not bool.
-      ValueError: shapes that do not agree, no touched set, fewer than two classes,
-        levels without a limit or votes with one, a rule that does not exist.
+      TypeError: votes are neither bool nor graded, touched or uncertain are not bool.
+      ValueError: shapes that do not agree, no touched set, fewer than two classes, a
+        rule that does not exist.
 
     Guarantee:
       Where ``is_certified``, the prediction is the same whatever the touched ablations
@@ -98,7 +97,7 @@ def certify(
     >>> certify(votes, np.eye(5, dtype=bool)).margin  # any one may change sides
     array([1])
     """
-    levels, limit, is_votes = check_levels(votes, limit)
+    levels, limit, is_votes = check_levels(votes)
     touched = check_touched(touched, levels.shape[1])
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} must be one of {RULES}")
@@ -121,17 +120,16 @@ def certify(
     return Certificate(prediction, margin, counts)
 
 
-def predict_votes(votes: ArrayLike, *, limit: int | None = None) -> PerImage:
+def predict_votes(votes: VotesLike) -> PerImage:
     """The smoothed prediction alone: what `certify` would certify.
 
     Args:
       votes: as in `certify`.
-      limit: as in `certify`.
 
     Returns:
       int64 [N].
     """
-    levels, limit, is_votes = check_levels(votes, limit)
+    levels, limit, is_votes = check_levels(votes)
     prediction = np.empty(len(levels), np.int64)
     for part in chunks(levels, 1):
         prediction[part] = predict(count(levels[part], limit, is_votes))
@@ -149,12 +147,11 @@ def concatenate(parts: Sequence[Certificate]) -> Certificate:
 
 
 def largest_certified_patch(
-    votes: ArrayLike,
+    votes: VotesLike,
     ablation: Ablation,
     image_size: ImageSize,
     *,
     rule: Rule = "placement",
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> PerImage:
     """Finds the largest square patch against which each prediction is certified.
@@ -164,7 +161,6 @@ def largest_certified_patch(
       ablation: the ablation that the votes are of.
       image_size: (H, W), pixels.
       rule: as in `certify`.
-      limit: as in `certify`.
       uncertain: as in `certify`.
 
     Returns:
@@ -177,8 +173,8 @@ def largest_certified_patch(
       As `certify`, for that square and every rectangle inside it.
     """
     check_ablation(ablation)
-    votes = np.asarray(votes)
-    doubt = check_uncertain(uncertain, check_levels(votes, limit)[0].shape)
+    votes = as_votes(votes)
+    doubt = check_uncertain(uncertain, check_levels(votes)[0].shape)
     check_num_ablations("votes", votes.shape[1], ablation, image_size)
     # A larger square touches a superset, so each image's answer is found by bisection.
     side = np.zeros(len(votes), np.int64)  # certified
@@ -192,7 +188,6 @@ def largest_certified_patch(
                 votes[asked],
                 sets,
                 rule=rule,
-                limit=limit,
                 uncertain=None if doubt is None else doubt[asked],
             )
             side[asked[certificate.is_certified]] = m

@@ -10,24 +10,31 @@ Source: Levine & Feizi 2020 (arXiv:2002.10733), section 3, for 0/1 votes and the
 touched set; duels and placements are this library's.
 """
 
-import operator
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from dsmooth_jax.voting import GradedVotes, VotesLike
 
 _CHUNK_BYTES = 2**24  # working memory aimed at for one chunk of images
 
 
-def check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
+def as_votes(votes: VotesLike) -> "np.ndarray | GradedVotes":
+    """Votes of which some images' can be taken."""
+    return votes if isinstance(votes, GradedVotes) else np.asarray(votes)
+
+
+def check_levels(votes: VotesLike) -> tuple[np.ndarray, int, bool]:
     """Levels in a dtype that holds their differences, limit, is_votes."""
-    levels = np.asarray(votes)
-    is_votes = levels.dtype == np.bool_
-    if not is_votes and not np.issubdtype(levels.dtype, np.integer):
+    if isinstance(votes, GradedVotes):
+        levels, limit, is_votes = votes.levels, votes.limit, False
+    else:
+        levels, limit, is_votes = np.asarray(votes), 1, True
+    if is_votes and levels.dtype != np.bool_:
         raise TypeError(
             f"votes have dtype {levels.dtype}; they must be bool, or integer levels "
-            "with their limit; make votes of scores by threshold_votes or top_one_votes"
+            "together with their limit, GradedVotes(levels, limit); make votes of "
+            "scores by threshold_votes, top_one_votes or graded_votes"
         )
     if levels.ndim != 3:
         raise ValueError(f"votes have shape {levels.shape}; it must be [N, P, K]")
@@ -37,28 +44,9 @@ def check_levels(votes: ArrayLike, limit: Any) -> tuple[np.ndarray, int, bool]:
             "K >= 2 classes"
         )
     if is_votes:
-        if limit is not None:
-            raise ValueError(
-                f"limit={limit!r} is for integer levels; bool votes have 1"
-            )
         return levels.view(np.int8), 1, True
-    if limit is None:
-        raise ValueError(
-            f"votes are {levels.dtype} levels, which need their limit=; "
-            "0/1 votes must be bool"
-        )
-    try:
-        limit = operator.index(limit)
-    except TypeError:
-        raise TypeError(f"limit={limit!r} must be an integer") from None
-    if not 1 <= limit < 2**31:
-        raise ValueError(f"limit={limit} must be in 1..2^31 - 1")
     extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
-    for dtype in (
-        np.int16,
-        np.int32,
-        np.int64,
-    ):  # products and differences fit: no wrap
+    for dtype in (np.int16, np.int32, np.int64):  # products and differences fit
         if 2 * (extreme + 1) <= np.iinfo(dtype).max:
             return levels.astype(dtype, copy=False), limit, False
     raise ValueError(f"votes have a level of size {extreme}; it must be below 2^62")

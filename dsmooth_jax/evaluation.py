@@ -15,7 +15,6 @@ from dsmooth_jax.certificate import RULES, Certificate, Rule, certify
 from dsmooth_jax.double_masking import MaskedCertificate
 from dsmooth_jax.types import PerAblation, PerImageFlag
 from dsmooth_jax.voting import (
-    GRADES,
     Voting,
     cast_doubts,
     cast_votes,
@@ -196,13 +195,11 @@ def sweep(
     settings += [("graded", value) for value in strengths]
     for voting, value in settings:
         setting = {"threshold": value, "strength": value}
-        votes, limit = cast_votes(scores, voting, **setting)
+        votes = cast_votes(scores, voting, **setting)
         doubt = cast_doubts(scores, voting, tolerance, **setting)
         for name, sets in touched.items():
             for rule in rules:
-                certificate = certify(
-                    votes, sets, rule=rule, limit=limit, uncertain=doubt
-                )
+                certificate = certify(votes, sets, rule=rule, uncertain=doubt)
                 found[voting, value, name, rule] = evaluate(certificate, labels)
     return found
 
@@ -270,9 +267,7 @@ def choose_strength(
         strengths,
         scores,
         labels,
-        lambda value: certify(
-            graded_votes(scores, value), touched, rule=rule, limit=GRADES
-        ),
+        lambda value: certify(graded_votes(scores, value), touched, rule=rule),
     )
 
 
@@ -315,10 +310,8 @@ def choose_voting(
     found = []
     votings: tuple[Voting, ...] = ("threshold", "graded")
     for voting in votings:
-        votes, limit = cast_votes(
-            scores, voting, threshold=threshold, strength=strength
-        )
-        result = evaluate(certify(votes, touched, limit=limit), labels)
+        votes = cast_votes(scores, voting, threshold=threshold, strength=strength)
+        result = evaluate(certify(votes, touched), labels)
         found.append(ChosenVoting(voting, threshold, strength, result))
     return max(
         found,

@@ -28,16 +28,14 @@ from dsmooth_jax.double_masking import (
     in_doubt,
     join,
 )
-from dsmooth_jax.duels import (
-    check_levels,
-)
+from dsmooth_jax.duels import check_levels
 from dsmooth_jax.leaving_out import check_sets, refuse_empty_pair
 from dsmooth_jax.types import (
     Grades,
     PerImage,
     Table,
 )
-from dsmooth_jax.voting import TOLERANCE, check_scores, check_tolerance
+from dsmooth_jax.voting import TOLERANCE, GradedVotes, check_scores, check_tolerance
 from dsmooth_jax.winners import leads_fn, sure_fn, winners_fn
 
 LEVELS_PER_NAT = 1000
@@ -261,7 +259,9 @@ def _check(
     given = np.asarray(levels)
     if given.dtype == np.bool_:  # votes: a sum of them is a count
         given = given.view(np.int8)
-    checked, bound, _ = check_levels(given, _NO_LIMIT if limit is None else limit)
+    checked, bound, _ = check_levels(
+        GradedVotes(given, _NO_LIMIT if limit is None else limit)
+    )
     out = check_sets("masks", masks)
     if out.shape[1] != checked.shape[1]:
         raise ValueError(

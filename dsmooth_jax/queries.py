@@ -25,6 +25,7 @@ from dsmooth_jax.certificate import (
 from dsmooth_jax.checks import check_count, check_image_size
 from dsmooth_jax.duels import (
     after_each_placement,
+    as_votes,
     check_levels,
     chunks,
     count,
@@ -34,6 +35,7 @@ from dsmooth_jax.duels import (
 )
 from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
 from dsmooth_jax.types import Corners, ImageSize, Maps, PerImage, Rectangles, Touched
+from dsmooth_jax.voting import VotesLike
 
 MAX_UNION_ENTRIES = 2**26
 """The most entries, L^k x P, of unions that `certify_several` tries out (64 MiB)."""
@@ -127,11 +129,10 @@ def touched_by_any(
 
 
 def certify_several(
-    votes: ArrayLike,
+    votes: VotesLike,
     touched: ArrayLike,
     num_patches: int,
     *,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> tuple[Certificate, bool]:
     """Certifies against several patches at once, each wherever the attacker likes.
@@ -141,7 +142,6 @@ def certify_several(
       touched: bool [L, P], of one patch. Patches may overlap and need not be alike:
         pass `touched_by_any` for several kinds.
       num_patches: k, >= 1.
-      limit: as in `certify`.
       uncertain: as in `certify`.
 
     Returns:
@@ -156,8 +156,8 @@ def certify_several(
       As `certify`, where the attacker places any k patches together, overlapping or
       not: every union is among those tried, or each patch is granted the most it can.
     """
-    votes = np.asarray(votes)
-    levels, checked_limit, is_votes = check_levels(votes, limit)
+    votes = as_votes(votes)
+    levels, limit, is_votes = check_levels(votes)
     sets = check_touched(touched, levels.shape[1])
     doubt = check_uncertain(uncertain, levels.shape)
     check_count("num_patches", num_patches)
@@ -168,16 +168,16 @@ def certify_several(
         pairs = unions[:, None] | sets[None]
         unions = merge_equal_rows(pairs.reshape(-1, sets.shape[1]))[0]
     else:
-        return certify(votes, unions, limit=limit, uncertain=doubt), True
+        return certify(votes, unions, uncertain=doubt), True
 
-    parts = [certify(votes[:0], sets, limit=limit)]  # so that N = 0 works
+    parts = [certify(votes[:0], sets)]  # so that N = 0 works
     for part in chunks(levels, len(sets)):
-        counts = count(levels[part], checked_limit, is_votes)
+        counts = count(levels[part], limit, is_votes)
         chosen = predict(counts)
         low, high = bounds(levels[part], doubt, part, is_votes)
-        preferences = preference(low, high, chosen, checked_limit)
+        preferences = preference(low, high, chosen, limit)
         total = preferences.sum(axis=1, dtype=np.int64)
-        left = after_each_placement(preferences, sets, checked_limit).min(axis=0)
+        left = after_each_placement(preferences, sets, limit).min(axis=0)
         taken = total - left.astype(np.int64)  # the most that one patch takes
         margin, _ = least_duel(total - num_patches * taken, chosen)
         parts.append(Certificate(chosen, margin, counts))
@@ -185,12 +185,11 @@ def certify_several(
 
 
 def vulnerability_map(
-    votes: ArrayLike,
+    votes: VotesLike,
     ablation: Ablation,
     patch: Patch,
     image_size: ImageSize,
     *,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> tuple[Maps, Maps]:
     """Where an image is vulnerable: the margin at each placement, and who would win.
@@ -200,7 +199,6 @@ def vulnerability_map(
       ablation: the ablation that the votes are of.
       patch: the patch.
       image_size: (H, W), pixels.
-      limit: as in `certify`.
       uncertain: as in `certify`.
 
     Returns:
@@ -211,19 +209,16 @@ def vulnerability_map(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    margin, rival, row = _placed_duels(
-        votes, ablation, patch, image_size, limit, uncertain
-    )
+    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, uncertain)
     return margin[:, row], rival[:, row]
 
 
 def worst_placement(
-    votes: ArrayLike,
+    votes: VotesLike,
     ablation: Ablation,
     patch: Patch,
     image_size: ImageSize,
     *,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> tuple[PerImage, PerImage, Corners]:
     """Where one patch does most to each image, and for whom.
@@ -233,7 +228,6 @@ def worst_placement(
       ablation: the ablation that the votes are of.
       patch: the patch.
       image_size: (H, W), pixels.
-      limit: as in `certify`.
       uncertain: as in `certify`.
 
     Returns:
@@ -244,9 +238,7 @@ def worst_placement(
     Raises:
       TypeError, ValueError: as `certify` and `touched`.
     """
-    margin, rival, row = _placed_duels(
-        votes, ablation, patch, image_size, limit, uncertain
-    )
+    margin, rival, row = _placed_duels(votes, ablation, patch, image_size, uncertain)
     _, first = np.unique(row, return_index=True)  # where each set is placed first
     corners = np.stack(np.unravel_index(first, row.shape), axis=1)
     worst = margin.argmin(axis=1)  # sets come in the order of their first placement
@@ -255,13 +247,12 @@ def worst_placement(
 
 
 def certified_rectangles(
-    votes: ArrayLike,
+    votes: VotesLike,
     ablation: Ablation,
     image_size: ImageSize,
     heights: Sequence[int],
     widths: Sequence[int],
     *,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> Rectangles:
     """Which rectangles each prediction is certified against.
@@ -272,7 +263,6 @@ def certified_rectangles(
       image_size: (H, W), pixels.
       heights: pixels, increasing.
       widths: pixels, increasing.
-      limit: as in `certify`.
       uncertain: as in `certify`.
 
     Returns:
@@ -288,8 +278,8 @@ def certified_rectangles(
     for name, sizes in (("heights", heights), ("widths", widths)):
         if not len(sizes) or (np.diff(sizes) <= 0).any():
             raise ValueError(f"{name}={tuple(sizes)} must be sizes that increase")
-    votes = np.asarray(votes)
-    doubt = check_uncertain(uncertain, check_levels(votes, limit)[0].shape)
+    votes = as_votes(votes)
+    doubt = check_uncertain(uncertain, check_levels(votes)[0].shape)
     found = np.zeros((len(votes), len(heights), len(widths)), bool)
     windows = ablation.windows(image_size)
     reach = np.zeros(len(votes), np.int64)  # widths[:reach] are certified
@@ -299,7 +289,7 @@ def certified_rectangles(
             return images
         sets = touched(ablation, Patch(height, widths[j]), image_size)
         doubted = None if doubt is None else doubt[images]
-        certificate = certify(votes[images], sets, limit=limit, uncertain=doubted)
+        certificate = certify(votes[images], sets, uncertain=doubted)
         return images[certificate.is_certified]
 
     for i, height in enumerate(heights):
@@ -314,12 +304,11 @@ def certified_rectangles(
     return found
 
 
-def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
+def runner_up(votes: VotesLike) -> np.ndarray:
     """The class that comes closest to the prediction while nothing is attacked.
 
     Args:
       votes: as in `certify`.
-      limit: as in `certify`.
 
     Returns:
       int64 [N], of equals the smaller index.
@@ -327,38 +316,37 @@ def runner_up(votes: ArrayLike, *, limit: int | None = None) -> np.ndarray:
     Raises:
       TypeError, ValueError: as `certify`.
     """
-    nothing = np.zeros((1, check_levels(votes, limit)[0].shape[1]), bool)
-    return _least_duels(votes, nothing, limit, None)[1][:, 0]
+    nothing = np.zeros((1, check_levels(votes)[0].shape[1]), bool)
+    return _least_duels(votes, nothing, None)[1][:, 0]
 
 
 def _placed_duels(
-    votes: ArrayLike,
+    votes: VotesLike,
     ablation: Ablation,
     patch: Patch,
     image_size: ImageSize,
-    limit: int | None,
     uncertain: ArrayLike | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`_least_duels` of every touched set of a patch, and `placements`' row."""
     sets, row = placements(ablation, patch, image_size)
-    levels = check_levels(votes, limit)[0]
+    levels = check_levels(votes)[0]
     check_num_ablations("votes", levels.shape[1], ablation, image_size)
-    margin, rival = _least_duels(votes, sets, limit, uncertain)
+    margin, rival = _least_duels(votes, sets, uncertain)
     return margin, rival, row
 
 
 def _least_duels(
-    votes: ArrayLike, sets: Touched, limit: int | None, uncertain: ArrayLike | None
+    votes: VotesLike, sets: Touched, uncertain: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(margin, rival) of the prediction, int64 [N, L], for each touched set alone."""
-    levels, checked_limit, is_votes = check_levels(votes, limit)
+    levels, limit, is_votes = check_levels(votes)
     doubt = check_uncertain(uncertain, levels.shape)
     margin = np.empty((len(levels), len(sets)), np.int64)
     rival = np.empty_like(margin)
     for part in chunks(levels, len(sets)):
-        chosen = predict(count(levels[part], checked_limit, is_votes))
+        chosen = predict(count(levels[part], limit, is_votes))
         low, high = bounds(levels[part], doubt, part, is_votes)
-        preferences = preference(low, high, chosen, checked_limit)
-        left = after_each_placement(preferences, sets, checked_limit)  # [L, n, K]
+        preferences = preference(low, high, chosen, limit)
+        left = after_each_placement(preferences, sets, limit)  # [L, n, K]
         margin[part], rival[part] = (x.T for x in least_duel(left, chosen))
     return margin, rival

@@ -19,15 +19,15 @@ from dsmooth_jax.duels import (
 )
 from dsmooth_jax.reach import best_worst_duels
 from dsmooth_jax.types import PerClass
+from dsmooth_jax.voting import VotesLike
 
 
 def worst_rank(
-    votes: ArrayLike,
+    votes: VotesLike,
     touched: ArrayLike,
     *,
     classes: ArrayLike | None = None,
     one_vote: bool = False,
-    limit: int | None = None,
     uncertain: ArrayLike | None = None,
 ) -> PerClass:
     """Finds the worst rank that each class can be given by any placement of a patch.
@@ -43,7 +43,6 @@ def worst_rank(
         costs as much as a certificate.
       one_vote: each ablation gives one vote, attacked or not, so the attacker's votes
         are spent once. For `top_one_votes` alone.
-      limit: as in `certify`.
       uncertain: as in `certify`: they count against the class that is ranked.
 
     Returns:
@@ -67,7 +66,7 @@ def worst_rank(
     >>> worst_rank(votes, np.eye(4, dtype=bool))  # 2 to 2: the smaller index is first
     array([[1, 3, 3]])
     """
-    levels, limit, is_votes = check_levels(votes, limit)
+    levels, limit, is_votes = check_levels(votes)
     sets = check_touched(touched, levels.shape[1])
     doubt = check_uncertain(uncertain, levels.shape)
     if one_vote:

@@ -25,11 +25,12 @@ from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import AblationMasks, ImageSize, Levels, PerImage, Scores
+from dsmooth_jax.types import AblationMasks, ImageSize, PerImage, Scores, Votes
 from dsmooth_jax.voting import (
     STRENGTH,
     THRESHOLD,
     TOLERANCE,
+    GradedVotes,
     Voting,
     cast_doubts,
     cast_votes,
@@ -117,8 +118,8 @@ class SmoothedClassifier:
             )
         return scores
 
-    def vote(self, scores: np.ndarray) -> tuple[Levels, int | None]:
-        """Turns scores [N, P, K] into votes or levels [N, P, K], and their limit."""
+    def vote(self, scores: np.ndarray) -> Votes | GradedVotes:
+        """Turns scores [N, P, K] into votes, as `dsmooth_jax.certify` takes them."""
         return cast_votes(
             scores, self.voting, threshold=self.threshold, strength=self.strength
         )
@@ -141,8 +142,7 @@ class SmoothedClassifier:
         if self.patch is not None:
             masks = self._masks(images.shape[1:3])
             return double_masking_predict(mask_table(log_levels(scores), masks))
-        votes, limit = self.vote(scores)
-        return predict_votes(votes, limit=limit)
+        return predict_votes(self.vote(scores))
 
     def certify(
         self,
@@ -184,7 +184,6 @@ class SmoothedClassifier:
         sets = touched(self.ablation, patch, size)
         if self.patch is None:
             scores = self.score(images, batch_size=batch_size)
-            votes, limit = self.vote(scores)
             doubt = cast_doubts(
                 scores,
                 self.voting,
@@ -192,7 +191,7 @@ class SmoothedClassifier:
                 threshold=self.threshold,
                 strength=self.strength,
             )
-            return certify(votes, sets, rule=rule, limit=limit, uncertain=doubt)
+            return certify(self.vote(scores), sets, rule=rule, uncertain=doubt)
         if rule != "placement":
             raise ValueError(f"rule={rule!r} is for votes; double masking has none")
         if patch.height > self.patch.height or patch.width > self.patch.width:

@@ -19,7 +19,7 @@ own error, which names the remedy, comes before any shape checker's.
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int16, Int64
+from jaxtyping import Bool, Float32, Int16, Int64
 
 ImageSize: TypeAlias = tuple[int, ...]  # (H, W), pixels: slices of shapes are these
 ImageShape: TypeAlias = tuple[int, ...]  # (H, W, C)
@@ -36,7 +36,6 @@ PlacementRows: TypeAlias = Int64[np.ndarray, "Dh Dw"]  # row of Touched, per pla
 Scores: TypeAlias = Float32[np.ndarray, "N P K"]  # softmax of the base classifier
 Votes: TypeAlias = Bool[np.ndarray, "N P K"]
 Grades: TypeAlias = Int16[np.ndarray, "N P K"]
-Levels: TypeAlias = Bool[np.ndarray, "N P K"] | Int[np.ndarray, "N P K"]
 AblationMasks: TypeAlias = Bool[np.ndarray, "M P"]  # True where mask m disregards p
 HideMasks: TypeAlias = Bool[np.ndarray, "M H W"]  # True where mask m hides the pixel
 Covering: TypeAlias = Bool[np.ndarray, "L M"]  # True where mask m covers the placement

@@ -1,19 +1,21 @@
 """Scores to votes: what each ablation says about each class.
 
-Votes are 0 or 1 (bool), or graded: integer levels with a limit. Both go to `certify`.
+Votes are 0 or 1 (a bool array), or graded (`GradedVotes`). Both go to `certify`.
 
 Source: Levine & Feizi 2020 (arXiv:2002.10733), section 3: every class whose softmax
 score reaches the threshold gets a vote of the ablation (several may, or none); and the
 variant in which only the class of highest score gets one.
 """
 
-from typing import Any, Literal
+import dataclasses
+import operator
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
-from dsmooth_jax.types import Grades, Levels, Scores, Votes
+from dsmooth_jax.types import Scores, Votes
 
 Voting = Literal["threshold", "top_one", "graded"]
 VOTINGS: tuple[Voting, ...] = ("threshold", "top_one", "graded")
@@ -22,8 +24,7 @@ THRESHOLD, STRENGTH = 0.3, 5.0
 """Of threshold and of graded votes, where nothing is chosen: see `evaluation`."""
 
 GRADES = 100
-"""The limit of graded votes: what `certify` takes as ``limit`` together with them."""
-
+"""The limit of `graded_votes`: levels of one full vote."""
 
 TOLERANCE = 1e-5
 """By how much a score may differ on another machine, in another batch, on more devices.
@@ -32,13 +33,65 @@ What certificates count for the attacker where nothing else is asked; measured i
 docs/proven.md."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradedVotes:
+    """Graded votes, one value with their limit: so nothing can count them by another.
+
+    ``votes[images]`` are the votes of some images, as of an array.
+
+    Attributes:
+      levels: integer [N, P, K], how much each ablation is for each class. Only their
+        differences within an ablation count.
+      limit: the largest preference that one ablation can have in a duel: one full vote,
+        1..2^31 - 1.
+
+    Raises:
+      TypeError: levels or limit are not integers.
+      ValueError: a limit out of range.
+    """
+
+    levels: np.ndarray
+    limit: int
+
+    def __post_init__(self) -> None:
+        levels = np.asarray(self.levels)
+        if not np.issubdtype(levels.dtype, np.integer):
+            raise TypeError(
+                f"levels have dtype {levels.dtype}; they must be integers, with a "
+                "limit; bool votes have none and are given as they are"
+            )
+        try:
+            limit = operator.index(self.limit)
+        except TypeError:
+            raise TypeError(f"limit={self.limit!r} must be an integer") from None
+        if not 1 <= limit < 2**31:
+            raise ValueError(f"limit={limit} must be in 1..2^31 - 1")
+        object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "limit", limit)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, P, K)."""
+        return self.levels.shape
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __getitem__(self, images: slice | np.ndarray) -> "GradedVotes":
+        return GradedVotes(self.levels[images], self.limit)
+
+
+VotesLike: TypeAlias = ArrayLike | GradedVotes
+"""What is certified: bool votes [N, P, K], or graded ones."""
+
+
 def cast_votes(
     scores: ArrayLike,
     voting: Voting,
     *,
     threshold: float = THRESHOLD,
     strength: float = STRENGTH,
-) -> tuple[Levels, int | None]:
+) -> Votes | GradedVotes:
     """Casts votes by the voting of this name; the settings of the others are not used.
 
     Args:
@@ -48,17 +101,17 @@ def cast_votes(
       strength: of graded votes, in [1, 100].
 
     Returns:
-      (votes or levels [N, P, K], their limit), both as `certify` takes them.
+      bool [N, P, K] or `GradedVotes`, as `certify` takes them.
 
     Raises:
       TypeError, ValueError: as the voting's own function; no such voting.
     """
     check_voting(voting)
     if voting == "graded":
-        return graded_votes(scores, strength), GRADES
+        return graded_votes(scores, strength)
     if voting == "threshold":
-        return threshold_votes(scores, threshold), None
-    return top_one_votes(scores), None
+        return threshold_votes(scores, threshold)
+    return top_one_votes(scores)
 
 
 def cast_doubts(
@@ -66,8 +119,8 @@ def cast_doubts(
     voting: Voting,
     tolerance: float,
     *,
-    threshold: float = 0.3,
-    strength: float = 5.0,
+    threshold: float = THRESHOLD,
+    strength: float = STRENGTH,
 ) -> Votes | None:
     """Marks what `cast_votes` casts otherwise of scores within the tolerance.
 
@@ -128,12 +181,12 @@ def top_one_votes(scores: ArrayLike) -> Votes:
     return checked.argmax(axis=-1)[..., None] == np.arange(checked.shape[-1])
 
 
-def graded_votes(scores: ArrayLike, strength: float) -> Grades:
+def graded_votes(scores: ArrayLike, strength: float) -> GradedVotes:
     """Grades every class by its score, for duels between classes.
 
     An ablation that knows nothing weighs nothing, and one that prefers a third class
-    still takes sides between the first and the second. `certify` limits what it can
-    prefer in a duel to `GRADES`, one full vote.
+    still takes sides between the first and the second. What it can prefer in a duel is
+    limited to `GRADES`, one full vote.
 
     Args:
       scores: floating [N, P, K], softmax scores in [0, 1].
@@ -142,7 +195,7 @@ def graded_votes(scores: ArrayLike, strength: float) -> Grades:
         scores (soft voting). Choose it on validation data.
 
     Returns:
-      int16 [N, P, K]: rint(100 strength score), halves to even. Pass ``limit=GRADES``.
+      int16 levels [N, P, K]: rint(100 strength score), halves to even.
 
     Raises:
       TypeError: scores are not floating.
@@ -151,12 +204,13 @@ def graded_votes(scores: ArrayLike, strength: float) -> Grades:
     Source: this library; the nearest published relative is run-off election
     (Rezaei et al., ICML 2023), which is against data poisoning.
 
-    >>> graded_votes(np.array([[[0.7, 0.3], [0.5, 0.5]]]), strength=2)
+    >>> graded_votes(np.array([[[0.7, 0.3], [0.5, 0.5]]]), strength=2).levels
     array([[[140,  60],
             [100, 100]]], dtype=int16)
     """
     scale = np.float64(GRADES * check_strength(strength))
-    return np.rint(scale * check_scores(scores).astype(np.float64)).astype(np.int16)
+    levels = np.rint(scale * check_scores(scores).astype(np.float64))
+    return GradedVotes(levels.astype(np.int16), GRADES)
 
 
 def uncertain_votes(

@@ -45,9 +45,9 @@ def main(path: str | pathlib.Path = PHOTOGRAPH) -> None:
     smoothed = dataclasses.replace(
         ds.load_smoothed(PRETRAINED), decision="votes", patch=None
     )
-    votes, limit = smoothed.vote(smoothed.score(images))
+    votes = smoothed.vote(smoothed.score(images))
     found = smoothed.certify(images, ds.Patch(5, 5))
-    side = ds.largest_certified_patch(votes, smoothed.ablation, (32, 32), limit=limit)
+    side = ds.largest_certified_patch(votes, smoothed.ablation, (32, 32))
 
     print(f"{path.name}: {CLASSES[found.prediction[0]]}")
     if found.is_certified[0]:

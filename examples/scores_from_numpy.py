@@ -43,39 +43,37 @@ def score(images: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def cast_votes(scores: np.ndarray) -> dict[str, tuple[np.ndarray, int | None]]:
-    """Two votings of the same scores: votes, and the limit that goes with them."""
+def cast_votes(scores: np.ndarray) -> dict[str, np.ndarray | ds.GradedVotes]:
+    """Two votings of the same scores."""
     return {
-        f"threshold {THRESHOLD:g}": (ds.threshold_votes(scores, THRESHOLD), None),
-        f"graded {STRENGTH:g}": (ds.graded_votes(scores, STRENGTH), ds.GRADES),
+        f"threshold {THRESHOLD:g}": ds.threshold_votes(scores, THRESHOLD),
+        f"graded {STRENGTH:g}": ds.graded_votes(scores, STRENGTH),
     }
 
 
 def ask(store: ds.ScoreStore) -> None:
     """Prints what the scores certify; `for span, scores in store` reads in shards."""
     size, labels = store.image_size, store.labels
-    for name, (votes, limit) in cast_votes(store.read_all()).items():
+    for name, votes in cast_votes(store.read_all()).items():
         print(f"\n{name} votes")
         for patch in PATCHES:
             touched = ds.touched(store.ablation, patch, size)
-            result = ds.evaluate(ds.certify(votes, touched, limit=limit), labels)
+            result = ds.evaluate(ds.certify(votes, touched), labels)
             if patch == PATCHES[0]:
                 print(f"  right                     {100 * result.clean.value:5.1f} %")
             certified = 100 * result.certified.value
             print(f"  ... and certified at {patch}  {certified:5.1f} %")
 
         touched = ds.touched(store.ablation, ds.Patch(2, 2), size)
-        two, is_exact = ds.certify_several(votes, touched, 2, limit=limit)
+        two, is_exact = ds.certify_several(votes, touched, 2)
         certified = 100 * ds.evaluate(two, labels).certified.value
         bound = "exact" if is_exact else "lower bound"
         print(f"  ... at two 2x2 at once    {certified:5.1f} % ({bound})")
 
-        side = ds.largest_certified_patch(votes, store.ablation, size, limit=limit)
+        side = ds.largest_certified_patch(votes, store.ablation, size)
         print(f"  largest certified square  {np.median(side):5.0f} pixels (median)")
 
-        margin, rival = ds.vulnerability_map(
-            votes, store.ablation, PATCHES[0], size, limit=limit
-        )
+        margin, rival = ds.vulnerability_map(votes, store.ablation, PATCHES[0], size)
         image = int(np.argmin(margin.min(axis=(1, 2))))
         row, column = np.unravel_index(margin[image].argmin(), margin.shape[1:])
         print(

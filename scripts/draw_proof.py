@@ -10,11 +10,10 @@ import pathlib
 import sys
 
 import numpy as np
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 import dsmooth_jax as ds
-from dsmooth_jax.duels import preference
+from dsmooth_jax.duels import check_levels, preference
 from dsmooth_jax.report.plot_style import BLUE, INK, MUTED, ORANGE, our_style
 from examples.certify_photograph import CLASSES, PHOTOGRAPH, PRETRAINED
 
@@ -27,24 +26,24 @@ SEEN = (3, 9, 14, 20, 26, 31)  # the ablations that are shown
 def main(path: str = str(ROOT / "docs" / "figures" / "proof.png")) -> None:
     """Writes the picture and prints what it says."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     image = np.asarray(Image.open(PHOTOGRAPH))
     size = image.shape[:2]
     smoothed = ds.load_smoothed(PRETRAINED)
     scores = smoothed.score(image[None])
-    levels, limit = smoothed.vote(scores)
-    assert limit is not None, "the shipped classifier has graded votes"
-    [label] = ds.certify(
-        levels, ds.touched(smoothed.ablation, PATCH, size), limit=limit
-    ).prediction
+    votes = smoothed.vote(scores)
+    touched = ds.touched(smoothed.ablation, PATCH, size)
+    [label] = ds.certify(votes, touched).prediction
     [margin], [rival], [[row, column]] = ds.worst_placement(
-        levels, smoothed.ablation, PATCH, size, limit=limit
+        votes, smoothed.ablation, PATCH, size
     )
     inside = np.zeros(size, bool)
     inside[row : row + PATCH.height, column : column + PATCH.width] = True
     keeps = smoothed.ablation.keep_masks(size)  # bool [P, H, W]
     is_touched = (keeps & inside).any(axis=(1, 2))
     # By how many votes, from -1 to 1, each ablation prefers the label to the rival.
+    levels, limit, _ = check_levels(votes)
     duel = preference(levels, levels, np.array([label]), limit)[0, :, rival] / limit
     others, lost = duel[~is_touched].sum(), is_touched.sum()
 

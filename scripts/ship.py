@@ -74,14 +74,16 @@ def compare(classifier, ablation, variables, rounded, record, data_dir):
     for voting in ("threshold", "graded"):
         votes, certificates = [], []
         for each in scores:
-            cast, limit = cast_votes(
+            cast = cast_votes(
                 each,
                 voting,
                 threshold=record["threshold"],
                 strength=record["strength"],
             )
             votes.append(cast)
-            certificates.append(ds.certify(cast, touched, limit=limit))
+            certificates.append(ds.certify(cast, touched))
+        if voting == "graded":
+            votes = [cast.levels for cast in votes]
         before, after = (ds.evaluate(c, images.labels) for c in certificates)
         moved = sum(
             (getattr(certificates[0], field) != getattr(certificates[1], field)).sum()

@@ -107,10 +107,12 @@ def test_levels_are_detected_or_an_attack_is_silent():
             for table in (clean, attacked)
         )
         for t in (0, 1, 2, 3, 5, 9):
-            found = ds.certify_with_alarm(levels, rows, alarm_margin=t, limit=limit)
+            found = ds.certify_with_alarm(
+                ds.GradedVotes(levels, limit), rows, alarm_margin=t
+            )
             check_against(found, clean, attacked, t, is_exact=t > 0)
             seen.append([found.is_alarm, found.is_detected, found.is_unwavering])
-        certified = ds.certify(levels, rows, limit=limit).is_certified
+        certified = ds.certify(ds.GradedVotes(levels, limit), rows).is_certified
         np.testing.assert_array_equal(found.at(0).is_unwavering, certified)
     share = np.concatenate(seen, axis=1).mean(axis=1)
     assert (share > 0.02).all() and (share < 0.95).all()
@@ -188,10 +190,9 @@ def test_alarm_margins_equal_the_slow_twin(table, is_votes, is_doubtful):
     doubt = uncertain & is_doubtful
     votes, limit = (levels > 0, 1) if is_votes else (levels, limit)
     found = ds.certify_with_alarm(
-        votes,
+        votes if is_votes else ds.GradedVotes(votes, limit),
         touched,
         alarm_margin=1,
-        limit=None if is_votes else limit,
         uncertain=doubt if is_doubtful else None,
     )
     for i, image in enumerate(votes):
@@ -211,7 +212,7 @@ def test_fewer_duels_prove_less_and_nothing_false(monkeypatch):
     levels = ds.graded_votes(racing_scores(rng, 300, 9, 6), 6)
 
     def rivals():
-        found = ds.certify_with_alarm(levels, touched, alarm_margin=50, limit=ds.GRADES)
+        found = ds.certify_with_alarm(levels, touched, alarm_margin=50)
         return found.rival_margin
 
     exact = rivals()
@@ -259,7 +260,7 @@ def test_chunks_change_no_margin_and_arguments_stay(monkeypatch):
 
     def margins():
         for found in (
-            ds.certify_with_alarm(levels, sets, alarm_margin=3, limit=100),
+            ds.certify_with_alarm(ds.GradedVotes(levels, 100), sets, alarm_margin=3),
             ds.certify_with_alarm(votes, sets, alarm_margin=3),
         ):
             yield from (found.margin, found.least_margin, found.rival_margin)

@@ -47,17 +47,19 @@ def test_every_answer_is_what_the_functions_say(store):
     names = {"2x2", "1x1", "2x3", "1x3", "3x1", "area <=3", "2 x 2x2", "2 x 1x1"}
     assert {attack.name for attack in request.attacks} == {*names, "2 x 2x3"}
     for voting in request.votings:
-        votes, options = request.cast(scores, voting)
-        assert (found.largest[voting] == largest(votes, store, options)).all()
+        votes, doubt = request.cast(scores, voting)
+        assert (found.largest[voting] == largest(votes, store, doubt)).all()
         for attack in request.attacks:
             touched = attack.touched
             if attack.num_patches > 1:
-                certificate, is_exact = ds.certify_several(votes, touched, 2, **options)
+                certificate, is_exact = ds.certify_several(
+                    votes, touched, 2, uncertain=doubt
+                )
                 assert found.is_exact[voting, attack.name] is is_exact
                 wanted = {"placement": certificate}
             else:
                 wanted = {
-                    rule: ds.certify(votes, touched, rule=rule, **options)
+                    rule: ds.certify(votes, touched, rule=rule, uncertain=doubt)
                     for rule in ("placement", "margin")
                 }
             for rule, certificate in wanted.items():
@@ -68,12 +70,12 @@ def test_every_answer_is_what_the_functions_say(store):
                     found.predictions[voting], certificate.prediction
                 )
     for voting, setting in (("threshold", 0.3), ("graded", 4.0)):
-        votes, options = request.cast(scores, voting)
+        votes, uncertain = request.cast(scores, voting)
         name = {"threshold": "threshold", "graded": "strength"}[voting]
         doubt = ds.uncertain_votes(scores, request.tolerance, **{name: setting})
-        np.testing.assert_array_equal(options["uncertain"], doubt)
+        np.testing.assert_array_equal(uncertain, doubt)
         touched = ds.touched(store.ablation, PATCHES[0], SIZE)
-        certificate = ds.certify(votes, touched, limit=options["limit"])
+        certificate = ds.certify(votes, touched)
         wanted = ds.evaluate(certificate, store.labels).certified
         assert found.nominal[voting, str(PATCHES[0])] == wanted
         sweep = ds.sweep(
@@ -88,11 +90,13 @@ def test_every_answer_is_what_the_functions_say(store):
             found.settings[voting, setting]
             == (sweep[voting, setting, request.patch, "placement"])
         )
-    votes, options = request.cast(scores, "graded")
-    maps = ds.vulnerability_map(votes, store.ablation, PATCHES[0], SIZE, **options)
+    votes, doubt = request.cast(scores, "graded")
+    maps = ds.vulnerability_map(
+        votes, store.ablation, PATCHES[0], SIZE, uncertain=doubt
+    )
     for name, wanted in zip(("margin", "rival"), maps, strict=True):
         np.testing.assert_array_equal(found.maps[name], wanted)
-    np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes, limit=ds.GRADES))
+    np.testing.assert_array_equal(found.runner_up, ds.runner_up(votes))
     assert found.base_accuracy == ds.base_accuracy(scores, store.labels)
     np.testing.assert_array_equal(found.sample, scores[request.sample])
 
@@ -105,18 +109,18 @@ def test_ranks_and_alarms_are_what_the_functions_say(store):
     single = [attack for attack in request.attacks if attack.num_patches == 1]
     assert {name for _, name in found.ranks} == {attack.name for attack in single}
     for voting in request.votings:
-        votes, options = request.cast(scores, voting)
+        votes, doubt = request.cast(scores, voting)
         one_vote = {"one_vote": voting == "top_one"}
         nothing = np.zeros((1, 9), bool)
-        ranks = ds.worst_rank(votes, nothing, limit=options["limit"], **one_vote)
+        ranks = ds.worst_rank(votes, nothing, **one_vote)
         wanted = ranks[np.arange(NUM_IMAGES), labels]
         np.testing.assert_array_equal(found.clean_ranks[voting], wanted)
         for attack in single:
-            ranks = ds.worst_rank(votes, attack.touched, **one_vote, **options)
+            ranks = ds.worst_rank(votes, attack.touched, **one_vote, uncertain=doubt)
             wanted = ranks[np.arange(NUM_IMAGES), labels]
             np.testing.assert_array_equal(found.ranks[voting, attack.name], wanted)
             wanted = ds.certify_with_alarm(
-                votes, attack.touched, alarm_margin=0, **options
+                votes, attack.touched, alarm_margin=0, uncertain=doubt
             )
             held = found.alarms[voting, attack.name]
             for name in ("margin", "least_margin", "rival_margin", "prediction"):
@@ -171,17 +175,15 @@ def test_alarm_margins_meet_their_rate_on_validation_images(store):
     found = alarm_margins(store, request, [0.1, 0.3])
     assert set(found) == {(v, r) for v in request.votings for r in (0.1, 0.3)}
     for (voting, rate), margin in found.items():
-        votes, options = request.cast(store.read_all(), voting)
+        votes, _ = request.cast(store.read_all(), voting)
         nothing = np.zeros((1, 9), bool)
-        certificate = ds.certify_with_alarm(
-            votes, nothing, alarm_margin=margin, limit=options["limit"]
-        )
+        certificate = ds.certify_with_alarm(votes, nothing, alarm_margin=margin)
         assert margin == 0 or certificate.is_alarm.mean() <= rate
         assert certificate.at(margin + 1).is_alarm.mean() > rate
 
 
-def largest(votes, store, options):
-    return ds.largest_certified_patch(votes, store.ablation, SIZE, **options)
+def largest(votes, store, doubt):
+    return ds.largest_certified_patch(votes, store.ablation, SIZE, uncertain=doubt)
 
 
 def test_squares_are_those_that_are_certified(store):
@@ -194,9 +196,9 @@ def test_squares_are_those_that_are_certified(store):
     for (voting, patch, rule), result in squares.items():
         if voting == DOUBLE_MASKING:
             continue
-        votes, options = request.cast(store.read_all(), voting)
+        votes, doubt = request.cast(store.read_all(), voting)
         touched = ds.touched(store.ablation, patch, SIZE)
-        certificate = ds.certify(votes, touched, rule=rule, **options)
+        certificate = ds.certify(votes, touched, rule=rule, uncertain=doubt)
         assert result == ds.evaluate(certificate, store.labels)
 
 
@@ -232,13 +234,15 @@ def test_figures_of_a_sample_count_the_sample_and_tables_all(store):
     for name in ("results", "largest", "margins", "nominal"):
         assert_equal(getattr(found, name), getattr(whole, name))
     scores, labels = store.read_all()[some], store.labels[some]
-    votes, options = found.request.cast(scores, "graded")
+    votes, doubt = found.request.cast(scores, "graded")
     margin, _ = ds.vulnerability_map(
-        votes, store.ablation, found.request.patch, SIZE, **options
+        votes, store.ablation, found.request.patch, SIZE, uncertain=doubt
     )
     np.testing.assert_array_equal(found.unproven, (margin < 0).sum(axis=0))
     touched = ds.touched(store.ablation, ds.Patch(2, 3), SIZE)
-    certified = ds.evaluate(ds.certify(votes, touched, **options), labels).certified
+    certified = ds.evaluate(
+        ds.certify(votes, touched, uncertain=doubt), labels
+    ).certified
     assert found.rectangles[1, 2] == certified.count
     assert {e.clean.num_images for e in found.settings.values()} == {5}
     assert choose_drawn(store).tolist() == list(range(NUM_IMAGES))

@@ -134,13 +134,13 @@ def test_no_rewriting_of_touched_levels_changes_a_certified_prediction():
             every = sums[t - 1][:, None] + one
             sums[t] = np.unique(every.reshape(-1, *one.shape[1:]), axis=0)
         for row in touched[touched.sum(axis=1) < 4]:
-            found = ds.certify(levels, row[None], limit=limit)
+            found = ds.certify(ds.GradedVotes(levels, limit), row[None])
             np.testing.assert_array_equal(found.prediction, clean)
             kept = duels(levels[:, ~row], limit).sum(axis=1)  # [n, K, K]
             attacked = duel_winner(kept[:, None] + sums[int(row.sum())])
             survives = (attacked == clean[:, None]).all(axis=1)
             assert not (found.is_certified & ~survives).any()
-            margin = ds.certify(levels, row[None], limit=limit, rule="margin")
+            margin = ds.certify(ds.GradedVotes(levels, limit), row[None], rule="margin")
             assert not (margin.is_certified & ~found.is_certified).any()
             num_cases += len(levels)
             num_certified += int(found.is_certified.sum())
@@ -195,10 +195,9 @@ def test_levels_equal_the_slow_twin(table, rule, is_doubtful):
     levels, touched, limit, uncertain = table
     doubt = uncertain if is_doubtful else np.zeros_like(uncertain)
     found = ds.certify(
-        levels,
+        ds.GradedVotes(levels, limit),
         touched,
         rule=rule,
-        limit=limit,
         uncertain=doubt if is_doubtful else None,
     )
     for i, image in enumerate(levels):
@@ -281,9 +280,9 @@ def test_chunks_and_products_change_nothing(monkeypatch):
     levels = rng.integers(0, 3000, (50, 9, 7)).astype(np.int16)
     votes = random_votes(rng, 50, 9, 7)
     touched = rng.random((5, 9)) < 0.3
-    whole = ds.certify(levels, touched, limit=100), ds.certify(votes, touched)
+    whole = ds.certify(ds.GradedVotes(levels, 100), touched), ds.certify(votes, touched)
     monkeypatch.setattr(duels_module, "_CHUNK_BYTES", 1)
-    parts = ds.certify(levels, touched, limit=100), ds.certify(votes, touched)
+    parts = ds.certify(ds.GradedVotes(levels, 100), touched), ds.certify(votes, touched)
     for a, b in zip(whole, parts, strict=True):
         for name in ("prediction", "margin", "counts"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -294,7 +293,7 @@ def test_int16_levels_do_not_wrap():
     levels = np.zeros((1, 400, 2), np.int16)
     levels[0, :, 0] = 32767
     levels[0, :, 1] = -32768
-    found = ds.certify(levels, np.zeros((1, 400), bool), limit=100)
+    found = ds.certify(ds.GradedVotes(levels, 100), np.zeros((1, 400), bool))
     assert found.prediction[0] == 0
     assert found.margin[0] == 400 * 100
 
@@ -338,7 +337,7 @@ def test_arguments_stay_as_they_are():
     for array in (votes, touched, levels):
         array.flags.writeable = False
     ds.certify(votes, touched, uncertain=votes)
-    ds.certify(levels, touched, limit=3, uncertain=votes)
+    ds.certify(ds.GradedVotes(levels, 3), touched, uncertain=votes)
     assert ds.certify(votes[:0], touched).prediction.shape == (0,)
 
 
@@ -384,16 +383,16 @@ def test_no_rewriting_of_touched_scores_changes_a_certified_prediction(strength)
         for num_classes in (2, 3, 5):
             scores = racing_scores(rng, 30, touched.shape[1], num_classes)
             levels = ds.graded_votes(scores, strength)
-            whole = ds.certify(levels, touched, limit=ds.GRADES)
-            margin = ds.certify(levels, touched, limit=ds.GRADES, rule="margin")
+            whole = ds.certify(levels, touched)
+            margin = ds.certify(levels, touched, rule="margin")
             assert not (margin.is_certified & ~whole.is_certified).any()
             assert (margin.margin <= whole.margin).all()
-            clean = predict_votes(levels, limit=ds.GRADES)
+            clean = predict_votes(levels)
             np.testing.assert_array_equal(whole.prediction, clean)
             broken = np.zeros((len(scores), len(touched)), bool)
             certified = np.zeros_like(broken)
             for i, row in enumerate(touched):
-                alone = ds.certify(levels, row[None], limit=ds.GRADES)
+                alone = ds.certify(levels, row[None])
                 certified[:, i] = alone.is_certified
                 ways = rewritten_scores(rng, scores[:, row], num_classes)
                 attacked = []
@@ -401,7 +400,7 @@ def test_no_rewriting_of_touched_scores_changes_a_certified_prediction(strength)
                     attacked.append(scores.copy())
                     attacked[-1][:, row] = touched_scores
                 votes = ds.graded_votes(np.concatenate(attacked), strength)
-                predicted = predict_votes(votes, limit=ds.GRADES).reshape(-1, 30)
+                predicted = predict_votes(votes).reshape(-1, 30)
                 broken[:, i] = (predicted != clean).any(axis=0)
             assert not (certified & broken).any()
             np.testing.assert_array_equal(whole.is_certified, certified.all(axis=1))
@@ -429,11 +428,11 @@ def test_worst_duels_of_levels_far_above_the_limit(num_classes):
             own = np.eye(num_classes, dtype=bool)
             worst = np.where(own, 10**9, totals).min(axis=2)
             before = levels.copy()
-            found = ds.certify(levels, np.zeros((1, 7), bool), limit=limit)
+            found = ds.certify(ds.GradedVotes(levels, limit), np.zeros((1, 7), bool))
             np.testing.assert_array_equal(found.counts, worst)
             np.testing.assert_array_equal(found.prediction, worst.argmax(axis=1))
             np.testing.assert_array_equal(
-                predict_votes(levels, limit=limit), found.prediction
+                predict_votes(ds.GradedVotes(levels, limit)), found.prediction
             )
             np.testing.assert_array_equal(levels, before)
             best = worst.max(axis=1, keepdims=True)
@@ -447,9 +446,9 @@ def test_a_limit_far_above_all_levels():
     """The limit need not fit into the dtype of the levels: clipping never acts."""
     levels = np.random.default_rng(0).integers(0, 9, (20, 5, 3)).astype(np.int16)
     touched = np.zeros((1, 5), bool)
-    wide = ds.certify(levels.astype(np.int64) * 10**5, touched, limit=10**6)
+    wide = ds.certify(ds.GradedVotes(levels.astype(np.int64) * 10**5, 10**6), touched)
     for limit in (10, 2**15 - 1, 2**15, 2**31 - 1):
-        found = ds.certify(levels, touched, limit=limit)
+        found = ds.certify(ds.GradedVotes(levels, limit), touched)
         np.testing.assert_array_equal(found.prediction, wide.prediction)
         np.testing.assert_array_equal(found.counts * 10**5, wide.counts)
 
@@ -460,10 +459,8 @@ def test_strength_one_predicts_by_the_sum_of_levels():
     for num_classes in (2, 3, 7):
         scores = racing_scores(rng, 300, 9, num_classes)
         levels = ds.graded_votes(scores, 1)
-        summed = levels.sum(axis=1, dtype=int)
-        np.testing.assert_array_equal(
-            predict_votes(levels, limit=ds.GRADES), summed.argmax(axis=1)
-        )
+        summed = levels.levels.sum(axis=1, dtype=int)
+        np.testing.assert_array_equal(predict_votes(levels), summed.argmax(axis=1))
 
 
 def test_scores_within_the_tolerance_leave_certified_predictions_alone():
@@ -480,17 +477,17 @@ def test_scores_within_the_tolerance_leave_certified_predictions_alone():
 
         def cast(scores, setting=setting):
             if "threshold" in setting:
-                return ds.threshold_votes(scores, **setting), None
+                return ds.threshold_votes(scores, **setting)
             if "top_one" in setting:
-                return ds.top_one_votes(scores), None
-            return ds.graded_votes(scores, **setting), ds.GRADES
+                return ds.top_one_votes(scores)
+            return ds.graded_votes(scores, **setting)
 
         scores = racing_scores(rng, 200, 7, 3)
         close = rng.random(scores.shape) < 0.3
         scores[close] = 0.3 + rng.uniform(-0.001, 0.001, close.sum())
         doubt = ds.uncertain_votes(scores, tolerance, **setting)
-        votes, limit = cast(scores)
-        found = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        votes = cast(scores)
+        found = ds.certify(votes, touched, uncertain=doubt)
         num_certified += int(found.is_certified.sum())
         num_doubts += int(doubt.sum())
         for _ in range(20):
@@ -501,8 +498,8 @@ def test_scores_within_the_tolerance_leave_certified_predictions_alone():
                 corner = rng.integers(0, 3, (200, int(row.sum())))
                 other_attacked[:, row] = np.eye(3)[corner]
                 for machine in (other, other_attacked):
-                    there, limit = cast(machine.astype(np.float32))
-                    predicted = predict_votes(there, limit=limit)
+                    there = cast(machine.astype(np.float32))
+                    predicted = predict_votes(there)
                     changed = predicted != found.prediction
                     assert not (changed & found.is_certified).any()
     assert num_certified > 100 and num_doubts > 500

@@ -162,7 +162,7 @@ def test_the_chosen_strength_is_the_best_of_all(rule):
         found = {}
         for strength in candidates:
             levels = np.rint(100 * strength * scores.astype(np.float64)).astype(int)
-            certificate = ds.certify(levels, touched, rule=rule, limit=100)
+            certificate = ds.certify(ds.GradedVotes(levels, 100), touched, rule=rule)
             right = certificate.prediction == labels
             certified = (right & certificate.is_certified).sum()
             found[strength] = (int(certified), int(right.sum()))
@@ -206,10 +206,8 @@ def test_a_sweep_is_every_single_question():
     found = ds.sweep(scores, labels, touched, **settings)
     assert len(found) == 4 * 3 * 2
     for (voting, value, m, rule), result in found.items():
-        graded = voting == "graded"
-        cast = ds.graded_votes if graded else ds.threshold_votes
-        limit = ds.GRADES if graded else None
-        alone = ds.certify(cast(scores, value), touched[m], rule=rule, limit=limit)
+        cast = ds.graded_votes if voting == "graded" else ds.threshold_votes
+        alone = ds.certify(cast(scores, value), touched[m], rule=rule)
         assert result == ds.evaluate(alone, labels)
     halves = [
         ds.sweep(scores[part], labels[part], touched, **settings)

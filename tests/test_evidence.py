@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import dsmooth_jax as ds
 from dsmooth_jax import double_masking, evidence
+from dsmooth_jax.duels import check_levels
 
 
 def random_scores(rng, num_images, num_ablations, num_classes, *, signal=1.0):
@@ -279,12 +280,11 @@ def test_whatever_votes_certify_is_certified_with_the_same_duels(data):
     sets = ds.touched(ds.Columns(2), ds.Patch(2, data.draw(st.integers(1, 2))), (9, 9))
     masks = ds.ablation_masks(sets)
     covering = ds.covering_touched(masks, sets)
-    for votes, limit in (
-        (ds.graded_votes(scores, data.draw(st.sampled_from([1, 5, 20]))), ds.GRADES),
-        (ds.threshold_votes(scores, 0.3), None),
-    ):
-        by_votes = ds.certify(votes, sets, limit=limit)
-        masked = evidence.certify_masked(votes, masks, covering, limit=limit or 1)
+    strength = data.draw(st.sampled_from([1, 5, 20]))
+    for votes in (ds.graded_votes(scores, strength), ds.threshold_votes(scores, 0.3)):
+        by_votes = ds.certify(votes, sets)
+        levels, limit, _ = check_levels(votes)
+        masked = evidence.certify_masked(levels, masks, covering, limit=limit)
         assert not (by_votes.is_certified & ~masked.is_certified).any()
         agree = masked.prediction == by_votes.prediction
         assert agree[by_votes.is_certified].all()
@@ -295,7 +295,7 @@ def test_it_certifies_more_than_votes():
     rng = np.random.default_rng(6)
     scores = random_scores(rng, 300, 16, 5, signal=0.9)
     sets = ds.touched(ds.Columns(2), ds.Patch(3, 3), (16, 16))
-    graded = ds.certify(ds.graded_votes(scores, 5), sets, limit=ds.GRADES)
+    graded = ds.certify(ds.graded_votes(scores, 5), sets)
     assert certify(scores, sets).is_certified.sum() > graded.is_certified.sum() + 20
 
 

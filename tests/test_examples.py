@@ -28,8 +28,8 @@ def test_scores_from_numpy_certifies_what_no_patch_changes(tmp_path, capsys):
     for patch in example["PATCHES"]:
         touched = ds.touched(store.ablation, patch, store.image_size)
         certificates = {
-            name: ds.certify(votes, touched, limit=limit)
-            for name, (votes, limit) in example["cast_votes"](scores).items()
+            name: ds.certify(votes, touched)
+            for name, votes in example["cast_votes"](scores).items()
         }
         for name, certificate in certificates.items():
             result = ds.evaluate(certificate, labels)
@@ -44,8 +44,8 @@ def test_scores_from_numpy_certifies_what_no_patch_changes(tmp_path, capsys):
             attacked = images.copy()
             attacked[:, *here] = patterns[target][here] > 0.5
             rescored = example["score"](attacked, patterns)
-            for name, (votes, limit) in example["cast_votes"](rescored).items():
-                found = ds.certify(votes, touched, limit=limit).prediction
+            for name, votes in example["cast_votes"](rescored).items():
+                found = ds.certify(votes, touched).prediction
                 changed = found != certificates[name].prediction
                 assert not (changed & certificates[name].is_certified).any()
                 num_changed += changed.sum()

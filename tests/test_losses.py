@@ -36,7 +36,7 @@ def sharp(case, num_classes=4, batch=64):
 def test_the_hard_limit_is_the_certificate(case):
     """Of sharp logits the margin is `certify`'s for their ranks with limit 1."""
     ranks, touched = sharp(case)
-    found = ds.certify(ranks, touched, limit=1)
+    found = ds.certify(ds.GradedVotes(ranks, 1), touched)
     assert len(np.unique(found.margin)) > 3 and found.is_certified.any()
     labels = jnp.asarray(found.prediction, jnp.int32)
     logits = jnp.asarray(100 * ranks, jnp.float32)

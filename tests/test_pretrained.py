@@ -88,7 +88,7 @@ def test_scores_are_reproduced_and_votes_exactly(name, smoothed):
             ds.uncertain_votes(stored["scores"], SLACK, threshold=threshold),
         ),
         (
-            ds.graded_votes(scores, strength),
+            ds.graded_votes(scores, strength).levels,
             stored["graded_votes"],
             ds.uncertain_votes(stored["scores"], SLACK, strength=strength),
         ),
@@ -143,7 +143,7 @@ def test_accuracy_on_200_fixed_images(name, smoothed):
         pytest.skip(f"needs cifar10_test.npz in {MATERIAL}")
     images = data.load("cifar10", "test", data_dir=str(MATERIAL)).take(range(200))
     scores = smoothed.score(images.images)
-    votes, limit = smoothed.vote(scores)
+    votes = smoothed.vote(scores)
     levels = ds.log_levels(scores)
     masks = ds.design_masks(smoothed.ablation, smoothed.patch, (32, 32))
     by_votes, masked = [], []
@@ -151,7 +151,7 @@ def test_accuracy_on_200_fixed_images(name, smoothed):
         touched = ds.touched(smoothed.ablation, patch, (32, 32))
         covering = ds.covering_touched(masks, touched)
         for counts, found in (
-            (by_votes, ds.certify(votes, touched, limit=limit)),
+            (by_votes, ds.certify(votes, touched)),
             (masked, ds.certify_masked(levels, masks, covering)),
         ):
             result = ds.evaluate(found, images.labels)

@@ -29,17 +29,19 @@ WIDE = [
 
 
 def tables(rng, n, num_ablations, num_classes):
-    """The same close races as votes and as levels far above the limit, with limits."""
+    """The same close races as votes and as levels far above their limit."""
     lean = rng.integers(0, num_classes, (n, 1, 1)) == np.arange(num_classes)
     chance = np.where(lean, rng.choice([0.5, 0.8, 1.0], (n, 1, 1)), 0.25)
     votes = rng.random((n, num_ablations, num_classes)) < chance
     levels = rng.integers(0, 4, votes.shape) + votes * rng.integers(0, 9, votes.shape)
-    return (votes, None), (levels.astype(np.int16), 3)
+    return votes, ds.GradedVotes(levels.astype(np.int16), 3)
 
 
-def slow_duels(levels, row, limit):
+def slow_duels(votes, image, row):
     """One image, one touched set: (prediction, what is left of each duel, ties in)."""
-    levels, limit = levels.astype(int), limit or 1
+    is_graded = isinstance(votes, ds.GradedVotes)
+    levels, limit = (votes.levels, votes.limit) if is_graded else (votes, 1)
+    levels = levels[image].astype(int)
     num_classes = levels.shape[1]
     gains = np.clip(levels[:, :, None] - levels[:, None, :], -limit, limit)
     worst = gains.sum(axis=0) + 10**6 * np.eye(num_classes, dtype=int)
@@ -109,9 +111,9 @@ def test_against_any_of_several_patches_is_against_each():
         distinct = {row.tobytes() for row in sets}
         assert sets.dtype == np.bool_ and len(distinct) == len(sets)
         assert distinct == {row.tobytes() for rows in each for row in rows}
-        for table, limit in tables(rng, 60, sets.shape[1], 3):
-            alone = [ds.certify(table, rows, limit=limit) for rows in each]
-            together = ds.certify(table, sets, limit=limit)
+        for votes in tables(rng, 60, sets.shape[1], 3):
+            alone = [ds.certify(votes, rows) for rows in each]
+            together = ds.certify(votes, sets)
             least = np.min([certificate.margin for certificate in alone], axis=0)
             np.testing.assert_array_equal(together.margin, least)
             certified = [certificate.is_certified for certificate in alone]
@@ -136,13 +138,13 @@ def test_several_patches_are_every_union_of_touched_sets(num_patches):
         sets = ds.touched(ablation, ds.Patch(1, 1), size)
         several = itertools.combinations_with_replacement(sets, num_patches)
         unions = np.array([np.logical_or.reduce(rows) for rows in several])
-        for table, limit in tables(rng, 60, sets.shape[1], 3):
-            found, is_exact = ds.certify_several(table, sets, num_patches, limit=limit)
+        for votes in tables(rng, 60, sets.shape[1], 3):
+            found, is_exact = ds.certify_several(votes, sets, num_patches)
             assert is_exact is True
-            equal(found, ds.certify(table, unions, limit=limit))
+            equal(found, ds.certify(votes, unions))
             certified += found.is_certified.tolist()
             if num_patches == 1:
-                equal(found, ds.certify(table, sets, limit=limit))
+                equal(found, ds.certify(votes, sets))
     assert 0 < sum(certified) < len(certified)
 
 
@@ -153,12 +155,12 @@ def test_where_unions_are_too_many_the_short_cut_is_sound(monkeypatch):
     for ablation, size in GEOMETRIES + WIDE:
         sets = ds.touched(ablation, ds.Patch(1, 1), size)
         for num_patches in (2, 3):
-            for table, limit in tables(rng, 40, sets.shape[1], 4):
-                arguments = (table, sets, num_patches)
-                exact, _ = ds.certify_several(*arguments, limit=limit)
+            for votes in tables(rng, 40, sets.shape[1], 4):
+                arguments = (votes, sets, num_patches)
+                exact, _ = ds.certify_several(*arguments)
                 with monkeypatch.context() as patched:
                     patched.setattr(queries, "MAX_UNION_ENTRIES", 0)
-                    short, is_exact = ds.certify_several(*arguments, limit=limit)
+                    short, is_exact = ds.certify_several(*arguments)
                 assert is_exact is False
                 np.testing.assert_array_equal(short.prediction, exact.prediction)
                 np.testing.assert_array_equal(short.counts, exact.counts)
@@ -175,13 +177,13 @@ def test_the_short_cut_is_the_formula(monkeypatch):
     rng = np.random.default_rng(1)
     sets = rng.random((5, 8)) < 0.3
     nobody = np.zeros(8, bool)
-    for table, limit in tables(rng, 30, 8, 3):
-        found, _ = ds.certify_several(table, sets, 2, limit=limit)
-        for i, image in enumerate(table):
-            c, total = slow_duels(image, nobody, limit)
+    for votes in tables(rng, 30, 8, 3):
+        found, _ = ds.certify_several(votes, sets, 2)
+        for i in range(len(votes)):
+            c, total = slow_duels(votes, i, nobody)
             margins = []
             for j, left in total.items():
-                after = [slow_duels(image, row, limit)[1][j] for row in sets]
+                after = [slow_duels(votes, i, row)[1][j] for row in sets]
                 margins.append(left - 2 * (left - min(after)))
             assert (found.prediction[i], found.margin[i]) == (c, min(margins))
 
@@ -190,7 +192,7 @@ def test_a_limit_between_pairs_and_triples_keeps_triples_sound(monkeypatch):
     # Protects the short cut from starting at the unions that were already made.
     rng = np.random.default_rng(2)
     sets = ds.touched(ds.Columns(1), ds.Patch(1, 1), (1, 9))
-    votes = tables(rng, 60, 9, 3)[0][0]
+    votes = tables(rng, 60, 9, 3)[0]
     exact, _ = ds.certify_several(votes, sets, 3)
     monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", len(sets) * sets.size)
     assert ds.certify_several(votes, sets, 2)[1] is True
@@ -205,8 +207,8 @@ def test_several_patches_of_no_image(monkeypatch, max_entries, num_patches):
     # Protects N = 0, on both ways.
     monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", max_entries)
     sets = np.eye(4, dtype=bool)
-    for table, limit in tables(np.random.default_rng(0), 0, 4, 3):
-        found, is_exact = ds.certify_several(table, sets, num_patches, limit=limit)
+    for votes in tables(np.random.default_rng(0), 0, 4, 3):
+        found, is_exact = ds.certify_several(votes, sets, num_patches)
         assert found.prediction.shape == found.margin.shape == (0,)
         assert found.counts.shape == (0, 3)
         assert is_exact is (num_patches == 1 or max_entries > 0)
@@ -228,19 +230,17 @@ def test_a_vulnerability_map_is_a_certificate_at_each_corner(ablation, size):
     for shape in ((1, 1), (2, 1), (1, 2), size):
         patch = ds.Patch(*shape)
         num_ablations = ablation.num_ablations(size)
-        for table, limit in tables(rng, 12, num_ablations, 3):
-            margin, rival = ds.vulnerability_map(
-                table, ablation, patch, size, limit=limit
-            )
+        for votes in tables(rng, 12, num_ablations, 3):
+            margin, rival = ds.vulnerability_map(votes, ablation, patch, size)
             corners = (size[0] - patch.height + 1, size[1] - patch.width + 1)
             assert margin.shape == rival.shape == (12, *corners)
-            whole = ds.certify(table, ds.touched(ablation, patch, size), limit=limit)
+            whole = ds.certify(votes, ds.touched(ablation, patch, size))
             np.testing.assert_array_equal(margin.min(axis=(1, 2)), whole.margin)
             for (y, x), row in placements_by_hand(ablation, patch, size):
-                alone = ds.certify(table, row[None], limit=limit)
+                alone = ds.certify(votes, row[None])
                 np.testing.assert_array_equal(margin[:, y, x], alone.margin)
-                for i, image in enumerate(table):
-                    _, left = slow_duels(image, row, limit)
+                for i in range(len(votes)):
+                    _, left = slow_duels(votes, i, row)
                     assert rival[i, y, x] == min(left, key=lambda j: (left[j], j))
 
 
@@ -251,7 +251,7 @@ def test_where_a_map_is_negative_the_rival_really_wins():
     for ablation, size in GEOMETRIES:
         num_ablations = ablation.num_ablations(size)
         for num_classes in (2, 3, 4):
-            (votes, _), _ = tables(rng, 25, num_ablations, num_classes)
+            votes, _ = tables(rng, 25, num_ablations, num_classes)
             patch = ds.Patch(1, 1)
             margin, rival = ds.vulnerability_map(votes, ablation, patch, size)
             clean = votes.sum(axis=1).argmax(axis=1)
@@ -276,9 +276,9 @@ def test_the_worst_placement_is_where_the_map_is_least(ablation, size):
     rng = np.random.default_rng(2)
     for shape in ((1, 1), (2, 1), (1, 2), size):
         patch = ds.Patch(*shape)
-        for table, limit in tables(rng, 12, ablation.num_ablations(size), 3):
-            found = queries.worst_placement(table, ablation, patch, size, limit=limit)
-            maps = ds.vulnerability_map(table, ablation, patch, size, limit=limit)
+        for votes in tables(rng, 12, ablation.num_ablations(size), 3):
+            found = queries.worst_placement(votes, ablation, patch, size)
+            maps = ds.vulnerability_map(votes, ablation, patch, size)
             for margin, rival, (y, x), at, by in zip(*found, *maps, strict=True):
                 assert margin == at.min() == at[y, x]
                 assert rival == by[y, x]
@@ -291,20 +291,18 @@ def test_certified_rectangles_are_those_that_certify_certifies(ablation, size):
     rng, num = np.random.default_rng(3), 0
     heights, widths = [1, 2, *range(4, size[0] + 1)], range(1, size[1] + 1)
     heights = [h for h in heights if h <= size[0]]
-    for table, limit in tables(rng, 20, ablation.num_ablations(size), 3):
-        found = queries.certified_rectangles(
-            table, ablation, size, heights, widths, limit=limit
-        )
+    for votes in tables(rng, 20, ablation.num_ablations(size), 3):
+        found = queries.certified_rectangles(votes, ablation, size, heights, widths)
         for i, h in enumerate(heights):
             for j, w in enumerate(widths):
                 touched = ds.touched(ablation, ds.Patch(h, w), size)
-                wanted = ds.certify(table, touched, limit=limit).is_certified
+                wanted = ds.certify(votes, touched).is_certified
                 np.testing.assert_array_equal(found[:, i, j], wanted)
                 num += wanted.sum()
     assert num
     for bad in ([], [2, 1], [1, 1]):
         with pytest.raises(ValueError, match="heights"):
-            queries.certified_rectangles(table, ablation, size, bad, [1])
+            queries.certified_rectangles(votes, ablation, size, bad, [1])
 
 
 def test_doubtful_votes_count_in_every_question(monkeypatch):
@@ -313,45 +311,45 @@ def test_doubtful_votes_count_in_every_question(monkeypatch):
     num_changed = 0
     for ablation, size in WIDE[1:]:
         sets = ds.touched(ablation, ds.Patch(1, 1), size)
-        for table, limit in tables(rng, 20, sets.shape[1], 3):
-            options = {"limit": limit, "uncertain": rng.random(table.shape) < 0.1}
+        for votes in tables(rng, 20, sets.shape[1], 3):
+            options = {"uncertain": rng.random(votes.shape) < 0.1}
             unions = np.array([one | other for one in sets for other in sets])
-            expected = ds.certify(table, unions, **options)
-            equal(ds.certify_several(table, sets, 2, **options)[0], expected)
+            expected = ds.certify(votes, unions, **options)
+            equal(ds.certify_several(votes, sets, 2, **options)[0], expected)
             with monkeypatch.context() as patched:
                 patched.setattr(queries, "MAX_UNION_ENTRIES", 0)
-                short, _ = ds.certify_several(table, sets, 2, **options)
-                single, _ = ds.certify_several(table, sets, 1, **options)
+                short, _ = ds.certify_several(votes, sets, 2, **options)
+                single, _ = ds.certify_several(votes, sets, 1, **options)
             assert (short.margin <= expected.margin).all()
             assert single.margin.shape == expected.margin.shape
             for m in range(1, min(size) + 1):
                 patch = ds.Patch(m, m)
                 touched = ds.touched(ablation, patch, size)
-                alone = ds.certify(table, touched, **options)
-                where = (table, ablation, patch, size)
+                alone = ds.certify(votes, touched, **options)
+                where = (votes, ablation, patch, size)
                 maps = ds.vulnerability_map(*where, **options)
                 np.testing.assert_array_equal(maps[0].min(axis=(1, 2)), alone.margin)
                 worst = queries.worst_placement(*where, **options)
                 np.testing.assert_array_equal(worst[0], alone.margin)
-                largest = ds.largest_certified_patch(table, ablation, size, **options)
+                largest = ds.largest_certified_patch(votes, ablation, size, **options)
                 np.testing.assert_array_equal(largest >= m, alone.is_certified)
                 shapes = queries.certified_rectangles(
-                    table, ablation, size, [m], [m], **options
+                    votes, ablation, size, [m], [m], **options
                 )
                 np.testing.assert_array_equal(shapes[:, 0, 0], alone.is_certified)
-                nominal = ds.certify(table, touched, limit=limit)
+                nominal = ds.certify(votes, touched)
                 num_changed += int((nominal.margin != alone.margin).sum())
     assert num_changed > 50
 
 
 def test_maps_and_runners_up_of_no_image():
     # Protects N = 0: maps keep the shape of the image.
-    for table, limit in tables(np.random.default_rng(0), 0, 6, 3):
+    for votes in tables(np.random.default_rng(0), 0, 6, 3):
         margin, rival = ds.vulnerability_map(
-            table, ds.Columns(2), ds.Patch(2, 3), (4, 6), limit=limit
+            votes, ds.Columns(2), ds.Patch(2, 3), (4, 6)
         )
         assert margin.shape == rival.shape == (0, 3, 4)
-        assert ds.runner_up(table, limit=limit).shape == (0,)
+        assert ds.runner_up(votes).shape == (0,)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5), st.integers(1, 7))
@@ -359,11 +357,11 @@ def test_the_runner_up_is_that_of_a_loop(seed, num_classes, num_ablations):
     # Protects who comes second, ties included, and that it is never the prediction.
     rng = np.random.default_rng(seed)
     nobody = np.zeros(num_ablations, bool)
-    for table, limit in tables(rng, 8, num_ablations, num_classes):
-        found = ds.runner_up(table, limit=limit)
+    for votes in tables(rng, 8, num_ablations, num_classes):
+        found = ds.runner_up(votes)
         assert found.dtype == np.int64 and found.shape == (8,)
-        for i, image in enumerate(table):
-            c, left = slow_duels(image, nobody, limit)
+        for i in range(len(votes)):
+            c, left = slow_duels(votes, i, nobody)
             assert found[i] == min(left, key=lambda j: (left[j], j)) != c
 
 
@@ -371,19 +369,19 @@ def test_chunks_change_no_answer(monkeypatch):
     # Protects bounded memory: whatever the chunk, the same answers.
     rng = np.random.default_rng(3)
 
-    def answers(table, limit):
+    def answers(votes):
         size, patch = (4, 6), ds.Patch(2, 2)
         sets = ds.touched(ds.Columns(2), patch, size)
-        short, _ = ds.certify_several(table, sets, 2, limit=limit)
-        maps = ds.vulnerability_map(table, ds.Columns(2), patch, size, limit=limit)
-        return short.margin, *maps, ds.runner_up(table, limit=limit)
+        short, _ = ds.certify_several(votes, sets, 2)
+        maps = ds.vulnerability_map(votes, ds.Columns(2), patch, size)
+        return short.margin, *maps, ds.runner_up(votes)
 
     monkeypatch.setattr(queries, "MAX_UNION_ENTRIES", 0)
-    for table, limit in tables(rng, 20, 6, 3):
-        table.flags.writeable = False
-        whole = answers(table, limit)
+    for votes in tables(rng, 20, 6, 3):
+        getattr(votes, "levels", votes).flags.writeable = False
+        whole = answers(votes)
         with monkeypatch.context() as patched:
             patched.setattr(duels_module, "_CHUNK_BYTES", 1)
-            parts = answers(table, limit)
+            parts = answers(votes)
         for one, other in zip(whole, parts, strict=True):
             np.testing.assert_array_equal(one, other)

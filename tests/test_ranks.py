@@ -94,12 +94,12 @@ def test_no_rewriting_of_levels_gives_a_worse_rank():
             every = sums[t - 1][:, None] + one
             sums[t] = np.unique(every.reshape(-1, *one.shape[1:]), axis=0)
         for row in touched[touched.sum(axis=1) < 4]:
-            found = ds.worst_rank(levels, row[None], limit=limit)
+            found = ds.worst_rank(ds.GradedVotes(levels, limit), row[None])
             kept = duels(levels[:, ~row], limit).sum(axis=1)
             attacked = worst_duel(kept[:, None] + sums[int(row.sum())])
             worst = ranks(attacked).max(axis=1)
             assert (found >= worst).all()
-            certificate = ds.certify(levels, row[None], limit=limit)
+            certificate = ds.certify(ds.GradedVotes(levels, limit), row[None])
             own = certificate.prediction[:, None]
             first = np.take_along_axis(found, own, axis=1)[:, 0] == 1
             assert not (certificate.is_certified & ~first).any()
@@ -155,11 +155,10 @@ def test_worst_ranks_equal_the_slow_twin(table, kind, is_doubtful):
     doubt = uncertain & is_doubtful
     classes = np.arange(2 * len(votes)).reshape(-1, 2) % levels.shape[2]
     found = ds.worst_rank(
-        votes,
+        ds.GradedVotes(votes, limit) if kind == "levels" else votes,
         touched,
         classes=classes,
         one_vote=kind == "one vote",
-        limit=limit if kind == "levels" else None,
         uncertain=doubt if is_doubtful else None,
     )
     for i, image in enumerate(votes):
@@ -177,9 +176,9 @@ def test_fewer_duels_prove_less_and_nothing_false(monkeypatch):
     rng = np.random.default_rng(2)
     touched = ds.touched(ds.Columns(2), ds.Patch(1, 1), (1, 16))
     levels = ds.graded_votes(racing_scores(rng, 300, 16, 6), 6)
-    exact = ds.worst_rank(levels, touched, limit=ds.GRADES)
+    exact = ds.worst_rank(levels, touched)
     monkeypatch.setattr(reach, "NUM_STRONG", 2)
-    fewer = ds.worst_rank(levels, touched, limit=ds.GRADES)
+    fewer = ds.worst_rank(levels, touched)
     assert (fewer >= exact).all() and (fewer > exact).any()
     assert (fewer == exact).mean() > 0.9  # the strong ones decide
 
@@ -191,9 +190,9 @@ def test_chunks_change_no_rank_and_arguments_stay(monkeypatch):
     votes, sets = random_votes(rng, 20, 7, 4), rng.random((5, 7)) < 0.3
     for array in (levels, votes, sets):
         array.flags.writeable = False
-    whole = ds.worst_rank(levels, sets, limit=100), ds.worst_rank(votes, sets)
+    whole = ds.worst_rank(ds.GradedVotes(levels, 100), sets), ds.worst_rank(votes, sets)
     monkeypatch.setattr(duels_module, "_CHUNK_BYTES", 1)
-    parts = ds.worst_rank(levels, sets, limit=100), ds.worst_rank(votes, sets)
+    parts = ds.worst_rank(ds.GradedVotes(levels, 100), sets), ds.worst_rank(votes, sets)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)
     assert ds.worst_rank(votes[:0], sets).shape == (0, 4)

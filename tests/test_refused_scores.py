@@ -147,43 +147,36 @@ def calls():
     )
 
     # Votes, touched sets, rules.
-    for what, votes, limit, error, words in (
-        ("scores", SCORES, None, TypeError, ["float32", "threshold_votes"]),
-        ("of one image", VOTES[0], None, ValueError, ["(6, 3)", "[N, P, K]"]),
-        ("of one class", VOTES[..., :1], None, ValueError, ["(2, 6, 1)", "K >= 2"]),
-        ("with limit", VOTES, 2, ValueError, ["limit=2", "bool"]),
-        ("levels, no limit", LEVELS, None, ValueError, ["int16", "limit="]),
-        ("levels, limit 0", LEVELS, 0, ValueError, ["limit=0", "1.."]),
-        ("levels, limit 1.5", LEVELS, 1.5, TypeError, ["limit=1.5", "integer"]),
-        ("levels, huge", np.full((1, 6, 2), 2**62), 1, ValueError, ["2^62"]),
+    for what, levels, limit, error, words in (
+        ("of votes", VOTES, 2, TypeError, ["bool", "integers", "as they are"]),
+        ("scores", SCORES, 2, TypeError, ["float32", "integers"]),
+        ("limit 0", LEVELS, 0, ValueError, ["limit=0", "1.."]),
+        ("limit 1.5", LEVELS, 1.5, TypeError, ["limit=1.5", "integer"]),
     ):
         yield (
-            f"certify: votes {what}",
-            lambda v=votes, n=limit: ds.certify(v, TOUCHED, limit=n),
+            f"GradedVotes: {what}",
+            lambda v=levels, n=limit: ds.GradedVotes(v, n),
             error,
             words,
         )
+    huge = np.full((1, 6, 2), 2**62)
+    for what, votes, error, words in (
+        ("scores", SCORES, TypeError, ["float32", "threshold_votes"]),
+        ("of one image", VOTES[0], ValueError, ["(6, 3)", "[N, P, K]"]),
+        ("of one class", VOTES[..., :1], ValueError, ["(2, 6, 1)", "K >= 2"]),
+        ("levels, no limit", LEVELS, TypeError, ["int16", "GradedVotes(levels, limit"]),
+        ("levels, huge", ds.GradedVotes(huge, 1), ValueError, ["2^62"]),
+    ):
         for name, call in (
-            ("certify_several", lambda v, n: ds.certify_several(
-                v, TOUCHED, 2, limit=n)),
-            ("vulnerability_map", lambda v, n: ds.vulnerability_map(
-                v, COLUMNS, ds.Patch(1, 1), SIZE, limit=n)),
-            ("runner_up", lambda v, n: ds.runner_up(v, limit=n)),
+            ("certify", lambda v: ds.certify(v, TOUCHED)),
+            ("certify_several", lambda v: ds.certify_several(v, TOUCHED, 2)),
+            ("vulnerability_map", lambda v: ds.vulnerability_map(
+                v, COLUMNS, ds.Patch(1, 1), SIZE)),
+            ("runner_up", ds.runner_up),
+            ("largest_certified_patch", lambda v: ds.largest_certified_patch(
+                v, COLUMNS, SIZE)),
         ):  # fmt: skip
-            yield (
-                f"{name}: votes {what}",
-                lambda c=call, v=votes, n=limit: c(v, n),
-                error,
-                words,
-            )
-        yield (
-            f"largest_certified_patch: votes {what}",
-            lambda v=votes, n=limit: ds.largest_certified_patch(
-                v, COLUMNS, SIZE, limit=n
-            ),
-            error,
-            words,
-        )
+            yield f"{name}: votes {what}", lambda c=call, v=votes: c(v), error, words
     yield (
         "largest_certified_patch: votes of another ablation",
         lambda: ds.largest_certified_patch(VOTES, ds.Columns(2, stride=2), SIZE),
@@ -287,7 +280,6 @@ def calls():
         ("labels", {"classes": [0, 1]}, ValueError, ["(2,)", "labels[:, None]"]),
         ("class 3", {"classes": [[3], [0]]}, ValueError, ["classes", "3", "0..2"]),
         ("class -1", {"classes": [[-1], [0]]}, ValueError, ["classes", "-1", "0..2"]),
-        ("limit", {"limit": 3}, ValueError, ["limit=3", "bool"]),
     ):
         yield (
             f"worst_rank: {what}",
@@ -297,7 +289,7 @@ def calls():
         )
     yield (
         "worst_rank: one vote of levels",
-        lambda: ds.worst_rank(LEVELS, TOUCHED, limit=100, one_vote=True),
+        lambda: ds.worst_rank(ds.GradedVotes(LEVELS, 100), TOUCHED, one_vote=True),
         ValueError,
         ["one_vote=True", "leave it out"],
     )

@@ -263,10 +263,10 @@ def test_figures_show_the_answers(asked, drawings):
     ]
     assert value == pytest.approx(wanted)
     image = drawings["rectangles"].axes[0].get_images()[0].get_array()
-    votes, options = request.cast(store.read_all(), "graded")
+    votes, doubt = request.cast(store.read_all(), "graded")
     for h, w in ((1, 1), (2, 1), (1, 2)):
         touched = ds.touched(store.ablation, ds.Patch(h, w), SIZE)
-        certificate = ds.certify(votes, touched, **options)
+        certificate = ds.certify(votes, touched, uncertain=doubt)
         found = ds.evaluate(certificate, store.labels).certified
         if h <= image.shape[0] and w <= image.shape[1]:
             assert image[h - 1, w - 1] == pytest.approx(100 * found.value)
@@ -290,9 +290,9 @@ def test_figures_show_the_answers(asked, drawings):
         held = sum(one.get_height() for one in bar if one.get_x() >= -1e-9)
         assert held == (mask & (margin >= 0)).sum()  # zero is an edge
     here = drawings["map"].axes[0].get_images()[0].get_array()
-    least = ds.vulnerability_map(votes, store.ablation, request.patch, SIZE, **options)[
-        0
-    ]
+    least = ds.vulnerability_map(
+        votes, store.ablation, request.patch, SIZE, uncertain=doubt
+    )[0]
     np.testing.assert_allclose(here, 100 * (least < 0).mean(axis=0))
     mean = np.mean(analysis.right_by_ablation / NUM_IMAGES)
     assert mean == pytest.approx(ds.base_accuracy(store.read_all(), store.labels))
@@ -479,10 +479,10 @@ def test_the_data_of_the_page_are_evaluations(asked, page):
     data, scores = page[1], store.read_all()
     assert data["ids"] == store.ids.tolist() and data["sides"] == list(range(1, 9))
     for voting, held in data["votings"].items():
-        votes, options = request.cast(scores, voting)
+        votes, doubt = request.cast(scores, voting)
         for index, m in enumerate(data["sides"]):
             touched = ds.touched(store.ablation, ds.Patch(m, m), SIZE)
-            certificate = ds.certify(votes, touched, **options)
+            certificate = ds.certify(votes, touched, uncertain=doubt)
             found = ds.evaluate(certificate, store.labels)
             margins = [row[index] for row in held["margin"]]
             assert margins == certificate.margin.tolist()
@@ -494,7 +494,9 @@ def test_the_data_of_the_page_are_evaluations(asked, page):
                 (square["wrong"], found.certified_wrong),
             ):
                 assert shown == [accuracy.count, *accuracy.interval]
-        largest = ds.largest_certified_patch(votes, store.ablation, SIZE, **options)
+        largest = ds.largest_certified_patch(
+            votes, store.ablation, SIZE, uncertain=doubt
+        )
         assert held["largest"] == largest.tolist()
 
 
@@ -650,7 +652,7 @@ def test_runs_are_compared_image_by_image(tmp_path):
         store = stores[row["run"]]
         levels = ds.graded_votes(store.read_all(), 5.0)
         touched = ds.touched(store.ablation, patch, SIZE)
-        certificate = ds.certify(levels, touched, limit=ds.GRADES)
+        certificate = ds.certify(levels, touched)
         found = ds.evaluate(certificate, store.labels)
         assert (row["clean"], row["certified"]) == (found.clean, found.certified)
     for first, second in (rows[:2], rows[2:]):

@@ -99,7 +99,7 @@ def test_what_is_predicted_is_what_is_certified():
             for patch in (ds.Patch(1, 1), ds.Patch(3, 7)):
                 found = smoothed.certify(images, patch, rule=rule, batch_size=4)
                 np.testing.assert_array_equal(found.prediction, predicted)
-        votes, _ = smoothed.vote(smoothed.score(images))
+        votes = smoothed.vote(smoothed.score(images))
         np.testing.assert_array_equal(votes.sum(axis=1).argmax(axis=1), predicted)
 
 
@@ -116,7 +116,7 @@ def test_certificates_count_scores_that_may_differ_elsewhere(voting):
         scores_fn, ds.Columns(1), voting=voting, threshold=0.3, strength=1.0
     )
     images, patch = np.zeros((1, 6, 6, 1), np.float32), ds.Patch(1, 1)
-    votes, limit = smoothed.vote(scores)
+    votes = smoothed.vote(scores)
     touched = ds.touched(ds.Columns(1), patch, (6, 6))
     for tolerance in (0, 1e-9, 1e-3, None):
         given = {} if tolerance is None else {"tolerance": tolerance}
@@ -124,7 +124,7 @@ def test_certificates_count_scores_that_may_differ_elsewhere(voting):
         doubt = cast_doubts(
             scores, voting, given.get("tolerance", 1e-5), threshold=0.3, strength=1.0
         )
-        expected = ds.certify(votes, touched, limit=limit, uncertain=doubt)
+        expected = ds.certify(votes, touched, uncertain=doubt)
         np.testing.assert_array_equal(found.margin, expected.margin)
     nominal = smoothed.certify(images, patch, tolerance=0)
     assert nominal.margin > found.margin

@@ -74,7 +74,7 @@ def test_scores_of_every_floating_type_vote_as_their_float32(name, tmp_path):
         lambda s: ds.threshold_votes(s, 0.3),
         lambda s: ds.threshold_votes(s, float(exact[0, 0, 0]) or 0.5),
         ds.top_one_votes,
-        lambda s: ds.graded_votes(s, 3.3),
+        lambda s: ds.graded_votes(s, 3.3).levels,
         lambda s: ds.uncertain_votes(s, 0.1, threshold=0.3),
         lambda s: ds.uncertain_votes(s, 1e-3, strength=3.3),
         lambda s: ds.base_accuracy(s, labels),
@@ -114,16 +114,25 @@ def test_a_higher_threshold_only_takes_votes_away(scores, one, other):
 def test_each_name_casts_the_votes_of_its_own_function():
     # Protects certify.py's --voting: the name must select, and only select.
     scores = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
-    by_threshold, limit = cast_votes(scores, "threshold", threshold=0.4)
+    by_threshold = cast_votes(scores, "threshold", threshold=0.4)
     np.testing.assert_array_equal(by_threshold, ds.threshold_votes(scores, 0.4))
-    assert limit is None
-    by_top_one, limit = cast_votes(scores, "top_one", threshold=0.4)
+    by_top_one = cast_votes(scores, "top_one", threshold=0.4)
     np.testing.assert_array_equal(by_top_one, ds.top_one_votes(scores))
-    assert limit is None
-    graded, limit = cast_votes(scores, "graded", strength=7)
-    np.testing.assert_array_equal(graded, ds.graded_votes(scores, 7))
-    assert limit == ds.GRADES
+    graded = cast_votes(scores, "graded", strength=7)
+    np.testing.assert_array_equal(graded.levels, ds.graded_votes(scores, 7).levels)
+    assert graded.limit == ds.GRADES
     assert (by_threshold != by_top_one).any()
+
+
+def test_some_graded_votes_keep_the_limit_of_all():
+    # Protects chunks: a part is counted as the whole is, by indices and by flags.
+    scores = np.random.default_rng(1).dirichlet(np.ones(3), (5, 4))
+    graded = ds.graded_votes(scores, 3)
+    assert (len(graded), graded.shape) == (5, (5, 4, 3))
+    for images in (slice(1, 3), np.array([1, 2]), np.arange(5) % 4 > 0):
+        part = graded[images]
+        assert part.limit == ds.GRADES
+        np.testing.assert_array_equal(part.levels, graded.levels[images])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -139,7 +148,7 @@ def test_arguments_are_not_changed(dtype):
 @given(some_scores, st.sampled_from([1, 1.5, 2, 3.3, 5, 20, 99.9, 100]))
 def test_grades_are_those_of_the_formula(scores, strength):
     # Protects the definition: rint(100 strength score) in float64, halves to even.
-    grades = ds.graded_votes(scores, strength)
+    grades = ds.graded_votes(scores, strength).levels
     assert grades.dtype == np.int16 and grades.shape == scores.shape
     for index in np.ndindex(scores.shape):
         exact = np.float64(100 * strength) * float(scores[index])
@@ -150,9 +159,9 @@ def test_grades_are_those_of_the_formula(scores, strength):
 def test_halves_are_graded_to_even(dtype):
     # Protects the rounding, and both ends of the strength: 10,000 fits into int16.
     scores = np.array([[[0.125, 0.375, 0.625, 0.875, 0.0, 1.0]]], dtype)
-    assert ds.graded_votes(scores, 1).tolist() == [[[12, 38, 62, 88, 0, 100]]]
-    assert ds.graded_votes(scores, 100)[0, 0, -2:].tolist() == [0, 10_000]
-    assert ds.graded_votes(scores / 8, 100)[0, 0, 0] == 156  # 156.25
+    assert ds.graded_votes(scores, 1).levels.tolist() == [[[12, 38, 62, 88, 0, 100]]]
+    assert ds.graded_votes(scores, 100).levels[0, 0, -2:].tolist() == [0, 10_000]
+    assert ds.graded_votes(scores / 8, 100).levels[0, 0, 0] == 156  # 156.25
 
 
 @pytest.mark.parametrize("strength", [0, 0.99, -1, 100.1, float("nan"), float("inf")])

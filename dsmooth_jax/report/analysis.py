@@ -60,8 +60,8 @@ from dsmooth_jax.report.request import (
 )
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.types import PerAblation, PerImage, Touched
-from dsmooth_jax.voting import Voting
+from dsmooth_jax.types import PerAblation, PerImage, Touched, Votes
+from dsmooth_jax.voting import GradedVotes, Voting
 
 Watch: TypeAlias = Callable[
     [Iterator[tuple[slice, np.ndarray]]], Iterable[tuple[slice, np.ndarray]]
@@ -300,38 +300,38 @@ def _analyze_images(
     certificates: dict[Key, Certificate] = {}
     nominal: dict[tuple[Way, str], Accuracy] = {}
     is_exact: dict[tuple[Way, str], bool] = {}
-    for voting, (votes, options) in cast.items():
+    for voting, (votes, doubt) in cast.items():
         for attack in request.attacks:
             name, sets = attack.name, attack.touched
             if attack.num_patches > 1:
                 several, is_exact[voting, name] = certify_several(
-                    votes, sets, attack.num_patches, **options
+                    votes, sets, attack.num_patches, uncertain=doubt
                 )
                 certificates[voting, name, "placement"] = several
                 continue
             for rule in RULES:
-                found = certify(votes, sets, rule=rule, **options)
+                found = certify(votes, sets, rule=rule, uncertain=doubt)
                 certificates[voting, name, rule] = found
             found = certificates[voting, name, "placement"]
-            nominal[voting, name] = _nominal(found, votes, sets, options, labels)
+            nominal[voting, name] = _nominal(found, votes, sets, labels)
     results = {k: evaluate(found, labels) for k, found in certificates.items()}
-    levels, doubt = levels_and_doubts(scores, request.tolerance)
-    masked = against_attacks(levels, request.attacks, doubt)
+    levels, level_doubt = levels_and_doubts(scores, request.tolerance)
+    masked = against_attacks(levels, request.attacks, level_doubt)
     for name, found_masked in masked.items():
         results[DOUBLE_MASKING, name, "placement"] = evaluate(found_masked, labels)
     predictions = {
         voting: found.prediction for (voting, _, _), found in certificates.items()
     }
-    votes, options = cast[request.voting]
+    votes, doubt = cast[request.voting]
     ablation, size = store.ablation, store.image_size
     maps = {}
     if request.has_maps:
         margin, rival = vulnerability_map(
-            votes, ablation, request.patches[0], size, **options
+            votes, ablation, request.patches[0], size, uncertain=doubt
         )
         maps = {"margin": margin, "rival": rival}
     largest: dict[Way, PerImage] = {
-        voting: largest_certified_patch(v, ablation, size, **its)
+        voting: largest_certified_patch(v, ablation, size, uncertain=its)
         for voting, (v, its) in cast.items()
     }
     prediction = predictions[request.voting]
@@ -342,7 +342,7 @@ def _analyze_images(
     squares, unproven, rectangles = {}, None, None
     settings: dict[tuple[Voting, float], Evaluation] = {}
     if request.has_squares:
-        squares = against_squares(levels, ablation, size, doubt)
+        squares = against_squares(levels, ablation, size, level_doubt)
         largest[DOUBLE_MASKING] = np.zeros(len(scores), np.int64)
         for side, masked_square in squares.items():
             largest[DOUBLE_MASKING][masked_square.is_certified] = side
@@ -360,7 +360,7 @@ def _analyze_images(
         prediction=prediction,
         predictions=predictions,
         largest=largest,
-        runner_up=runner_up(votes, limit=options["limit"]),
+        runner_up=runner_up(votes),
         nominal=nominal,
         is_exact=is_exact,
         right_by_ablation=right_by_ablation(scores, labels),
@@ -386,15 +386,12 @@ def _analyze_images(
 
 def _nominal(
     found: Certificate,
-    votes: np.ndarray,
+    votes: Votes | GradedVotes,
     touched: Touched,
-    options: dict[str, Any],
     labels: np.ndarray,
 ) -> Accuracy:
     """Images right and certified for the scores as they are: no vote is in doubt."""
     is_certified = found.is_certified.copy()
-    if options["uncertain"] is not None:  # what is certified in doubt is without
-        asked = ~is_certified
-        sure = certify(votes[asked], touched, limit=options["limit"])
-        is_certified[asked] = sure.is_certified
+    asked = ~is_certified  # what is certified in doubt is without
+    is_certified[asked] = certify(votes[asked], touched).is_certified
     return tally(found.prediction == labels, is_certified).certified

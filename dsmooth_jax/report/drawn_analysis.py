@@ -27,11 +27,11 @@ def analyze_drawn(
     """
     part = _drawn(request, span)
     labels = store.labels[span][part]
-    votes, options = request.cast(scores[part], request.voting)
+    votes, doubt = request.cast(scores[part], request.voting)
     ablation, size = store.ablation, store.image_size
-    at, _ = vulnerability_map(votes, ablation, request.patch, size, **options)
+    at, _ = vulnerability_map(votes, ablation, request.patch, size, uncertain=doubt)
     sides = map(shown_sizes, size)
-    robust = certified_rectangles(votes, ablation, size, *sides, **options)
+    robust = certified_rectangles(votes, ablation, size, *sides, uncertain=doubt)
     return (
         _analyze_settings(scores[part], labels, request),
         (at < 0).sum(axis=0),

@@ -68,19 +68,23 @@ def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, A
     store, request = analysis.store, analysis.request
     squares = analysis.squares(sides)
     found = [squares[voting, Patch(side, side), "placement"] for side in sides]
-    votes, options = request.cast(analysis.sample, voting)
+    votes, doubt = request.cast(analysis.sample, voting)
     width = store.image_size[1]
     margins, rivals, corners = [], [], []  # [sides, n] each
     for side in sides:
         margin, rival, corner = worst_placement(
-            votes, store.ablation, Patch(side, side), store.image_size, **options
+            votes,
+            store.ablation,
+            Patch(side, side),
+            store.image_size,
+            uncertain=doubt,
         )
         margins.append(margin)
         rivals.append(rival)
         corners.append(corner @ [width, 1])
     prediction = analysis.predictions[voting][request.sample]
-    levels, limit, is_votes = check_levels(votes, options["limit"])
-    low, high = bounds(levels, options["uncertain"], slice(None), is_votes)
+    levels, limit, is_votes = check_levels(votes)
+    low, high = bounds(levels, doubt, slice(None), is_votes)
     preferences = preference(low, high, prediction, limit)
     asked = np.stack([*rivals, store.labels[request.sample]], axis=1)  # [n, sides + 1]
     return {

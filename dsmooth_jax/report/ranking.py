@@ -15,10 +15,10 @@ from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.ranks import worst_rank
 from dsmooth_jax.report.request import Request
 from dsmooth_jax.storage.score_store import ScoreStore
-from dsmooth_jax.types import PerImage, Touched
-from dsmooth_jax.voting import Voting
+from dsmooth_jax.types import PerImage, Touched, Votes
+from dsmooth_jax.voting import GradedVotes, VotesLike, Voting
 
-Cast: TypeAlias = Mapping[Voting, tuple[np.ndarray, dict[str, Any]]]
+Cast: TypeAlias = Mapping[Voting, tuple[Votes | GradedVotes, Votes | None]]
 """Of each voting what `Request.cast` gives."""
 
 SweptRank: TypeAlias = tuple[Voting, float, str, int]
@@ -30,12 +30,11 @@ def rank_labels(
 ) -> tuple[dict[tuple[Voting, str], PerImage], dict[Voting, PerImage]]:
     """The worst rank of each label against each attack, and its rank unattacked."""
     ranks, clean = {}, {}
-    for voting, (votes, options) in cast.items() if request.top_k else ():
+    for voting, (votes, doubt) in cast.items() if request.top_k else ():
         nothing = np.zeros((1, votes.shape[1]), bool)
-        as_is = {"limit": options["limit"]}
-        clean[voting] = _rank(labels, votes, nothing, voting, as_is)
+        clean[voting] = _rank(labels, votes, nothing, voting, None)
         for attack in request.single_attacks:
-            found = _rank(labels, votes, attack.touched, voting, options)
+            found = _rank(labels, votes, attack.touched, voting, doubt)
             ranks[voting, attack.name] = found
     return ranks, clean
 
@@ -52,9 +51,9 @@ def sweep_ranks(
         setting: dict[str, Any] = {
             "threshold" if voting == "threshold" else "strength": value
         }
-        votes, options = dataclasses.replace(request, **setting).cast(scores, voting)
+        votes, doubt = dataclasses.replace(request, **setting).cast(scores, voting)
         for attack in request.single_attacks:
-            ranks = _rank(labels, votes, attack.touched, voting, options)
+            ranks = _rank(labels, votes, attack.touched, voting, doubt)
             for k in request.top_k:
                 found[voting, value, attack.name, k] = within(ranks, k)
     return found
@@ -71,9 +70,9 @@ def certify_alarms(
     """Certificates with an alarm margin of 0, to be taken at any other."""
     return {
         (voting, attack.name): certify_with_alarm(
-            votes, attack.touched, alarm_margin=0, **options
+            votes, attack.touched, alarm_margin=0, uncertain=doubt
         )
-        for voting, (votes, options) in cast.items()
+        for voting, (votes, doubt) in cast.items()
         for attack in request.single_attacks
         if request.alarms
     }
@@ -101,10 +100,8 @@ def alarm_margins(
     for _, scores in validation:
         nothing = np.zeros((1, scores.shape[1]), bool)
         for voting, held in margins.items():
-            votes, options = request.cast(scores, voting)
-            found = certify_with_alarm(
-                votes, nothing, alarm_margin=0, limit=options["limit"]
-            )
+            votes, _ = request.cast(scores, voting)
+            found = certify_with_alarm(votes, nothing, alarm_margin=0)
             held.append(found.margin)
     return {
         (voting, rate): choose_alarm_margin(np.concatenate(held), rate)
@@ -115,13 +112,16 @@ def alarm_margins(
 
 def _rank(
     labels: np.ndarray,
-    votes: np.ndarray,
+    votes: VotesLike,
     touched: Touched,
     voting: Voting,
-    options: Mapping[str, Any],
+    doubt: Votes | None,
 ) -> PerImage:
-    one_vote = voting == "top_one"
-    classes = labels[:, None]
-    return worst_rank(votes, touched, classes=classes, one_vote=one_vote, **options)[
-        :, 0
-    ]
+    ranks = worst_rank(
+        votes,
+        touched,
+        classes=labels[:, None],
+        one_vote=voting == "top_one",
+        uncertain=doubt,
+    )
+    return ranks[:, 0]

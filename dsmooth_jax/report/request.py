@@ -15,11 +15,12 @@ from dsmooth_jax.leaving_out import covering_touched, design_masks, masks_of_sev
 from dsmooth_jax.queries import rectangles_of_area, touched_by_any
 from dsmooth_jax.storage.provenance import Origin
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.types import AblationMasks, ImageSize, Touched
+from dsmooth_jax.types import AblationMasks, ImageSize, Touched, Votes
 from dsmooth_jax.voting import (
     STRENGTH,
     THRESHOLD,
     TOLERANCE,
+    GradedVotes,
     Voting,
     cast_doubts,
     cast_votes,
@@ -157,22 +158,20 @@ class Request:
 
     def cast(
         self, scores: np.ndarray, voting: Voting
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Votes or levels by a voting with its setting, and what goes with them.
+    ) -> tuple[Votes | GradedVotes, Votes | None]:
+        """Votes by a voting with its setting, and which are uncertain by the tolerance.
 
         Args:
           scores: float32 [N, P, K].
           voting: the voting.
 
         Returns:
-          (votes or levels [N, P, K], options): what is certified of them is
-          ``certify(votes, touched, **options)``. The options are their limit, and which
-          of them are uncertain by the tolerance.
+          (votes, doubt): what is certified of them is
+          ``certify(votes, touched, uncertain=doubt)``.
         """
         settings = {"threshold": self.threshold, "strength": self.strength}
-        votes, limit = cast_votes(scores, voting, **settings)
-        doubt = cast_doubts(scores, voting, self.tolerance, **settings)
-        return votes, {"limit": limit, "uncertain": doubt}
+        votes = cast_votes(scores, voting, **settings)
+        return votes, cast_doubts(scores, voting, self.tolerance, **settings)
 
     def setting(self, way: Way) -> float | None:
         """The voting's threshold or strength; None for what has none."""
