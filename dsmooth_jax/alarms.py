@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.certificate import bounds, check_touched, check_uncertain
 from dsmooth_jax.duels import (
     after_each_placement,
+    bounds,
     check_levels,
+    check_uncertain,
     chunks,
     count,
     predict,
@@ -28,6 +29,7 @@ from dsmooth_jax.duels import (
 )
 from dsmooth_jax.evaluation import Accuracy, check_labels
 from dsmooth_jax.reach import best_worst_duels
+from dsmooth_jax.threat import check_touched
 from dsmooth_jax.types import PerClass, PerImage, PerImageFlag
 from dsmooth_jax.voting import VotesLike
 

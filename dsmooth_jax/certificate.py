@@ -18,14 +18,16 @@ from dsmooth_jax.ablation import Ablation, check_ablation, check_num_ablations
 from dsmooth_jax.duels import (
     after_each_placement,
     as_votes,
+    bounds,
     check_levels,
+    check_uncertain,
     chunks,
     count,
     least_duel,
     predict,
     preference,
 )
-from dsmooth_jax.threat import Patch
+from dsmooth_jax.threat import Patch, check_touched
 from dsmooth_jax.threat import touched as touched_sets
 from dsmooth_jax.types import ImageSize, PerClass, PerImage, PerImageFlag
 from dsmooth_jax.voting import VotesLike
@@ -193,50 +195,3 @@ def largest_certified_patch(
             side[asked[certificate.is_certified]] = m
             refused[asked[~certificate.is_certified]] = m
     return side
-
-
-def bounds(
-    levels: np.ndarray, uncertain: np.ndarray | None, part: slice, is_votes: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The least and greatest level that each ablation may give each class."""
-    if uncertain is None:
-        return levels, levels
-    doubt = uncertain[part].astype(levels.dtype)
-    if is_votes:  # an uncertain vote is 0 or 1, never -1 or 2
-        return levels * (1 - doubt), np.maximum(levels, doubt)
-    return levels - doubt, levels + doubt
-
-
-def check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
-    """Returns touched sets as an array, or raises the error that says what is wrong."""
-    sets = np.asarray(touched)
-    if sets.dtype != np.bool_:
-        raise TypeError(
-            f"touched has dtype {sets.dtype}; it must be bool, from touched()"
-        )
-    if sets.ndim != 2 or sets.shape[1] != num_ablations:
-        raise ValueError(
-            f"touched has shape {sets.shape}; it must be [L, {num_ablations}], a "
-            "column for each ablation of the votes"
-        )
-    if not len(sets):
-        raise ValueError(
-            "touched has no row; L must be >= 1 (no row would prove nothing)"
-        )
-    return sets
-
-
-def check_uncertain(
-    uncertain: ArrayLike | None, shape: tuple[int, ...]
-) -> np.ndarray | None:
-    """Returns doubts as an array, or raises the error that says what is wrong."""
-    if uncertain is None:
-        return None
-    doubt = np.asarray(uncertain)
-    if doubt.dtype != np.bool_:
-        raise TypeError(f"uncertain has dtype {doubt.dtype}; it must be bool")
-    if doubt.shape != shape:
-        raise ValueError(
-            f"uncertain has shape {doubt.shape}; it must be {shape}, as votes"
-        )
-    return doubt

@@ -13,6 +13,7 @@ touched set; duels and placements are this library's.
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dsmooth_jax.voting import GradedVotes, VotesLike
 
@@ -52,6 +53,22 @@ def check_levels(votes: VotesLike) -> tuple[np.ndarray, int, bool]:
     raise ValueError(f"votes have a level of size {extreme}; it must be below 2^62")
 
 
+def check_uncertain(
+    uncertain: ArrayLike | None, shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Returns doubts as an array, or raises the error that says what is wrong."""
+    if uncertain is None:
+        return None
+    doubt = np.asarray(uncertain)
+    if doubt.dtype != np.bool_:
+        raise TypeError(f"uncertain has dtype {doubt.dtype}; it must be bool")
+    if doubt.shape != shape:
+        raise ValueError(
+            f"uncertain has shape {doubt.shape}; it must be {shape}, as votes"
+        )
+    return doubt
+
+
 def chunks(levels: np.ndarray, num_sets: int) -> Iterator[slice]:
     """Slices of images [N, P, K] of bounded working memory, for L touched sets."""
     num_images, num_ablations, num_classes = levels.shape
@@ -59,6 +76,18 @@ def chunks(levels: np.ndarray, num_sets: int) -> Iterator[slice]:
     size = max(1, _CHUNK_BYTES // (8 * rows * num_classes))
     for start in range(0, num_images, size):
         yield slice(start, min(start + size, num_images))
+
+
+def bounds(
+    levels: np.ndarray, uncertain: np.ndarray | None, part: slice, is_votes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least and greatest level that each ablation may give each class."""
+    if uncertain is None:
+        return levels, levels
+    doubt = uncertain[part].astype(levels.dtype)
+    if is_votes:  # an uncertain vote is 0 or 1, never -1 or 2
+        return levels * (1 - doubt), np.maximum(levels, doubt)
+    return levels - doubt, levels + doubt
 
 
 def preference(

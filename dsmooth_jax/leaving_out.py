@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_count
-from dsmooth_jax.threat import Patch, merge_equal_rows, placements
+from dsmooth_jax.threat import (
+    Patch,
+    check_touched,
+    merge_equal_rows,
+    placements,
+)
 from dsmooth_jax.types import AblationMasks, Covering, ImageSize
 
 _MOST_EXACT = 64  # 2,080 pairs

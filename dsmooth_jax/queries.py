@@ -16,24 +16,29 @@ from dsmooth_jax.ablation import (
 )
 from dsmooth_jax.certificate import (
     Certificate,
-    bounds,
     certify,
-    check_touched,
-    check_uncertain,
     concatenate,
 )
 from dsmooth_jax.checks import check_count, check_image_size
 from dsmooth_jax.duels import (
     after_each_placement,
     as_votes,
+    bounds,
     check_levels,
+    check_uncertain,
     chunks,
     count,
     least_duel,
     predict,
     preference,
 )
-from dsmooth_jax.threat import Patch, merge_equal_rows, placements, touched
+from dsmooth_jax.threat import (
+    Patch,
+    check_touched,
+    merge_equal_rows,
+    placements,
+    touched,
+)
 from dsmooth_jax.types import Corners, ImageSize, Maps, PerImage, Rectangles, Touched
 from dsmooth_jax.voting import VotesLike
 

@@ -8,9 +8,10 @@ of classes that an attacker at some placement can put above it, all at once.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsmooth_jax.certificate import bounds, check_touched, check_uncertain
 from dsmooth_jax.duels import (
+    bounds,
     check_levels,
+    check_uncertain,
     chunks,
     count,
     most_taken,
@@ -18,6 +19,7 @@ from dsmooth_jax.duels import (
     untouched_sums,
 )
 from dsmooth_jax.reach import best_worst_duels
+from dsmooth_jax.threat import check_touched
 from dsmooth_jax.types import PerClass
 from dsmooth_jax.voting import VotesLike
 

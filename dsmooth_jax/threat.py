@@ -14,6 +14,7 @@ import operator
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 
 from dsmooth_jax.ablation import (
     Ablation,
@@ -204,4 +205,23 @@ def _touched_sets(
     sets = np.zeros((len(hit), len(windows.choices)), bool)
     for choice in windows.choices.T:  # one kept window at a time: no [L, P, k]
         sets |= hit[:, choice]
+    return sets
+
+
+def check_touched(touched: ArrayLike, num_ablations: int) -> np.ndarray:
+    """Returns touched sets as an array, or raises the error that says what is wrong."""
+    sets = np.asarray(touched)
+    if sets.dtype != np.bool_:
+        raise TypeError(
+            f"touched has dtype {sets.dtype}; it must be bool, from touched()"
+        )
+    if sets.ndim != 2 or sets.shape[1] != num_ablations:
+        raise ValueError(
+            f"touched has shape {sets.shape}; it must be [L, {num_ablations}], a "
+            "column for each ablation of the votes"
+        )
+    if not len(sets):
+        raise ValueError(
+            "touched has no row; L must be >= 1 (no row would prove nothing)"
+        )
     return sets

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.certificate import bounds
-from dsmooth_jax.duels import check_levels, preference
+from dsmooth_jax.duels import bounds, check_levels, preference
 from dsmooth_jax.queries import worst_placement
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.masked_explorer import explore_masks, share

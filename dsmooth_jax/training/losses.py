@@ -21,9 +21,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-from dsmooth_jax.certificate import check_touched
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
 from dsmooth_jax.models import BaseClassifier, ImageClassifier
+from dsmooth_jax.threat import check_touched
 
 LossFn: TypeAlias = Callable[
     [Any, Any, Float[Array, "B H W C"], Int[Array, " B"], Key[Array, ""]],
