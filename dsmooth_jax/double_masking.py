@@ -144,7 +144,8 @@ def certify_double_masking(table: ArrayLike, covering: ArrayLike) -> MaskedCerti
 def _majority(singles: np.ndarray) -> np.ndarray:
     """Int [N, M] -> int64 [N]: the most frequent class, ties to the smaller index."""
     ordered = np.sort(singles, axis=1)
-    # How often each entry has been seen, up to its place: the first highest is it.
+    # Equal classes lie together, smaller ones first. How many of a class lie before
+    # each place is largest at the end of the longest run: argmax takes the first such.
     is_new = np.ones(ordered.shape, bool)
     is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     place = np.arange(ordered.shape[1])

@@ -42,8 +42,9 @@ def best_worst_duels(
     gained = most_taken(touched, limit)
     if is_votes:
         return _best_of_votes(low, high, touched) + gained
-    # A class that loses to any rival loses: leaving duels out proves less, soundly. All
-    # classes meet the strongest rival; what is strong even then meets the others, too.
+    # A class needs all its duels to win, so leaving some out is sound: it only grants
+    # the attacker more. Every class meets the strongest rival; the classes that do best
+    # against it meet the other strong rivals, too.
     rivals = np.argsort(-counts, axis=1, kind="stable")[:, :NUM_STRONG]
     best = _against(low, high, rivals[:, 0], touched, limit)
     strong = np.argsort(-best.max(axis=0), axis=1, kind="stable")[:, :NUM_STRONG]

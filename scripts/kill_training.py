@@ -1,6 +1,6 @@
 """Kills a training again and again, and compares its end with one left alone.
 
-    python -m scripts.kill_training --config=configs/fashion_mnist_columns.py \\
+    python -m scripts.kill_training --config=configs/fashion_mnist_columns3.py \\
         --data_dir=DATA --out=runs/fashion
 
 trains in OUT/alone, then again in OUT/killed, where train.py gets SIGKILL at random

@@ -342,7 +342,7 @@ CONFIGS = [
     "cifar10_columns4_vit_small",
     "cifar10_columns4_vit_t16",
     "cifar10_masks",
-    "fashion_mnist_columns",
+    "fashion_mnist_columns3",
     "imagenet_columns19_vit_s16",
     "imagenet_columns25_bandnet",
     "imagenet_columns25_resnet50",

@@ -122,7 +122,7 @@ def fill_store(
     distributed.barrier("old scores removed")
     scores = distributed_scoring.take_up(path, create)
     if is_first and images.image_shape[2] in (1, 3) and load_thumbnails(scores) is None:
-        pixels: Any = images.images  # also what lies on disk
+        pixels: Any = images.images  # an array, or images that stay on disk
         save_thumbnails(scores, pixels)
     if not (todo := scores.missing):
         print(f"found all scores, of {counted(len(scores), 'image')}, in {scores.path}")

@@ -163,7 +163,7 @@ class Pace:
         if asked is None and is_one:
             self.most = 1
         self.length = self.most if asked else 1
-        self._begun: float | None = None  # of a call that compiles nothing
+        self._begun: float | None = None  # when a call began, if it compiles nothing
 
     def follow(self, measured: Any) -> None:
         """Looks how long a call took, given what it measured."""

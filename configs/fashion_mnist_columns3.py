@@ -1,6 +1,6 @@
 """Column smoothing of Fashion-MNIST in one pass.
 
-python train.py --config=configs/fashion_mnist_columns.py --workdir=runs/fashion
+python train.py --config=configs/fashion_mnist_columns3.py --workdir=runs/fashion
 
 Needs the TFDS data set fashion_mnist, or fashion_mnist_train.npz and
 fashion_mnist_test.npz (--data_dir says where).
