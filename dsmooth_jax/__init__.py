@@ -31,6 +31,7 @@ from dsmooth_jax.alarms import (
     choose_alarm_margin,
     evaluate_alarm,
 )
+from dsmooth_jax.attacking import Attacked, UnsoundError, attack
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
@@ -61,6 +62,7 @@ from dsmooth_jax.masked import MaskedClassifier, load_masked
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.models import load_weights, save_weights
+from dsmooth_jax.patching import apply_patch
 from dsmooth_jax.queries import (
     certified_rectangles,
     certify_several,
@@ -93,6 +95,7 @@ from dsmooth_jax.storage.score_store import (
 )
 from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
+from dsmooth_jax.victims import undefended
 from dsmooth_jax.voting import (
     GRADES,
     GradedVotes,
@@ -113,6 +116,7 @@ __all__ = [
     "AlarmEvaluation",
     "Analysis",
     "Attack",
+    "Attacked",
     "Blocks",
     "Certificate",
     "CheckpointError",
@@ -133,10 +137,13 @@ __all__ = [
     "ScoreStore",
     "SmoothedClassifier",
     "StoreError",
+    "UnsoundError",
     "ablate",
     "ablation_from_json",
     "ablation_masks",
     "analyze",
+    "apply_patch",
+    "attack",
     "attacks_on",
     "base_accuracy",
     "cast_votes",
@@ -191,6 +198,7 @@ __all__ = [
     "touched",
     "touched_by_any",
     "uncertain_votes",
+    "undefended",
     "vulnerability_map",
     "worst_placement",
     "worst_rank",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dsmooth_jax.checks import check_count, check_image_size
-from dsmooth_jax.threat import Patch, merge_equal_rows
+from dsmooth_jax.threat import Patch, check_patch, merge_equal_rows
 from dsmooth_jax.types import Covering, HideMasks, ImageSize, PlacementRows
 
 
@@ -173,7 +173,7 @@ def covering_masks(patch: Patch, image_size: ImageSize, *, per_axis: int = 6) ->
     Masks(height=9, width=9, stride=(5, 5))
     """
     check_count("per_axis", per_axis)
-    size = _check_patch(patch, image_size)
+    size = check_patch(patch, image_size)
     # k starts, a stride s apart, reach k s placements along an axis; a mask that holds
     # s of them in a row is s - 1 pixels longer than the patch.
     vertical, horizontal = (
@@ -231,7 +231,7 @@ def covered_placements(
     """
     if not isinstance(masks, Masks):
         raise TypeError(f"masks={masks!r} must be ds.Masks, or of ds.covering_masks")
-    size = _check_patch(patch, image_size)
+    size = check_patch(patch, image_size)
     extents = (patch.height, patch.width)
     # A product of two axes, like masks and patch: [D, R] and [D', S], all enumerated.
     rows, columns = (
@@ -274,14 +274,3 @@ def _bands(starts: list[int], extent: int, length: int) -> np.ndarray:
     """Bool [n, length], True on the pixels hidden from each start on."""
     offset = np.arange(length) - np.array(starts)[:, None]
     return (offset >= 0) & (offset < extent)
-
-
-def _check_patch(patch: Patch, image_size: ImageSize) -> tuple[int, ...]:
-    size = check_image_size(image_size)
-    if not isinstance(patch, Patch):
-        raise TypeError(f"patch={patch!r} must be a Patch, e.g. ds.Patch(5, 5)")
-    if patch.height > size[0] or patch.width > size[1]:
-        raise ValueError(
-            f"patch {patch} must fit into the image, {size[0]}x{size[1]} pixels"
-        )
-    return size

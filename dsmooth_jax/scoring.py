@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dsmooth_jax.ablation import (
     Ablation,
@@ -107,7 +107,10 @@ def cropped_scores(
 
 
 def one_pass_scores(
-    logits_fn: Callable[[Array], Array], ablation: Ablation
+    logits_fn: Callable[[Array], Array],
+    ablation: Ablation,
+    *,
+    run_logits_fn: Callable[[Array, Array, int], Array] | None = None,
 ) -> ScoresFn:
     """Makes a base classifier of a network that gives all P logits in a single pass.
 
@@ -115,6 +118,9 @@ def one_pass_scores(
       logits_fn: [B, H, W, C] -> [B, P, K], a JAX function of float32 images in [0, 1];
         entry p must depend only on the pixels that ablation p keeps.
       ablation: the ablation, whose order the P logits follow.
+      run_logits_fn: the same network, for few ablations: (images, first int [B],
+        count) -> [B, count, K], those of ``count`` ablations from the first on, around
+        the end. It makes `some_scores` faster; no certificate uses it.
 
     Returns:
       A scores_fn: images [B, H, W, C] -> scores [B, P, K].
@@ -124,7 +130,38 @@ def one_pass_scores(
       `check_locality` before certifying anything, as certify.py does.
     """
     check_ablation(ablation)
-    return Partial(_OnePassScores(ablation), bound("logits_fn", logits_fn))
+    run_fn = None if run_logits_fn is None else bound("run_logits_fn", run_logits_fn)
+    return Partial(_OnePassScores(ablation), bound("logits_fn", logits_fn), run_fn)
+
+
+def some_scores(
+    scores_fn: ScoresFn,
+    images: Float[Array, "B H W C"],
+    index: Int[Array, "B m"],
+    *,
+    is_run: bool = False,
+) -> Float[Array, "B m K"]:
+    """Scores of some ablations of each image: for attacks, not for certificates.
+
+    Traceable and differentiable. What the functions of this module make computes no
+    more than is asked; of others all scores are computed, and some taken.
+
+    Args:
+      scores_fn: the base classifier.
+      images: float32 [B, H, W, C] in [0, 1].
+      index: int [B, m], ablations in 0..P-1.
+      is_run: whether they follow one another in each row, the first after the last.
+
+    Returns:
+      float32 [B, m, K], those of ``scores_fn(images)`` up to float rounding.
+    """
+    fn = bound("scores_fn", scores_fn)
+    made: Any = fn.func
+    if isinstance(made, _MaskedScores | _CroppedScores):
+        return made.some(*fn.args, images, index)  # type: ignore[call-arg]
+    if isinstance(made, _OnePassScores) and is_run and fn.args[1] is not None:
+        return softmax(fn.args[1](images, index[:, 0], index.shape[1]))
+    return jnp.take_along_axis(fn(images), index[:, :, None], axis=1)
 
 
 def is_masked(scores_fn: ScoresFn) -> bool:
@@ -150,6 +187,14 @@ class _MaskedScores:
         num_ablations = self.ablation.num_ablations(images.shape[1:3])
         return _in_chunks(chunk_logits, len(images), num_ablations, self.chunk_size)
 
+    def some(self, logits_fn: Partial, images: Array, index: Array) -> Array:
+        def chunk_logits(chunk):  # places in index, int [size] -> [B size, K]
+            ablated = jax.vmap(lambda x, p: ablate_at(x[None], self.ablation, p)[0])
+            inputs = ablated(images, index[:, chunk])
+            return logits_fn(inputs.reshape(-1, *inputs.shape[2:]))
+
+        return _in_chunks(chunk_logits, len(index), index.shape[1], self.chunk_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class _CroppedScores:
@@ -168,13 +213,25 @@ class _CroppedScores:
 
         return _in_chunks(chunk_logits, len(images), len(starts), self.chunk_size)
 
+    def some(self, logits_fn: Partial, images: Array, index: Array) -> Array:
+        starts = jnp.asarray(window_starts(self.ablation, images.shape[1:3]))
+
+        def chunk_logits(chunk):  # places in index, int [size] -> [B size, K]
+            where = starts[index[:, chunk]]
+            cropped = jax.vmap(lambda x, s: crop_at(x[None], self.ablation, s)[0])
+            windows = cropped(images, where)
+            flat = windows.reshape(-1, *windows.shape[2:])
+            return logits_fn(flat, where.reshape(-1, 2))
+
+        return _in_chunks(chunk_logits, len(index), index.shape[1], self.chunk_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class _OnePassScores:
     ablation: Ablation
 
     def __call__(
-        self, logits_fn: Partial, images: Float[Array, "B H W C"]
+        self, logits_fn: Partial, _: Partial | None, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
         logits = logits_fn(images)
         expected = (len(images), self.ablation.num_ablations(images.shape[1:3]))
@@ -207,6 +264,8 @@ def _in_chunks(
             )
         return softmax(logits).reshape(batch, size, -1)
 
+    # Where it is differentiated, a chunk is computed again, not kept.
+    chunk_scores = jax.checkpoint(chunk_scores)
     chunks = jax.lax.map(chunk_scores, index.reshape(num_chunks, size))
     scores = jnp.moveaxis(chunks, 0, 1)  # [B, num_chunks, size, K]
     return scores.reshape(batch, num_chunks * size, -1)[:, :num_ablations]
@@ -297,7 +356,7 @@ def _score_batch(scores_fn: Partial, batch: Array) -> Array:
     return dealt(share, scores_fn, batch)
 
 
-def dealt(fn: Callable[..., Array], kept: Any, *batches: Array) -> Array:
+def dealt(fn: Callable[..., Any], kept: Any, *batches: Array) -> Any:
     """``fn(kept, *batches)``, each device its share of them, without communication."""
     mesh = jax.make_mesh(
         (jax.local_device_count(),),

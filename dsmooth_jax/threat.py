@@ -11,6 +11,7 @@ of touched ablations; the sets themselves are this library's.
 
 import dataclasses
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -58,6 +59,18 @@ class Patch:
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
+
+
+def check_patch(patch: Any, image_size: ImageSize) -> ImageSize:
+    """Returns (H, W) as Python ints, or raises for a patch that does not fit."""
+    size = check_image_size(image_size)
+    if not isinstance(patch, Patch):
+        raise TypeError(f"patch={patch!r} must be a Patch, e.g. ds.Patch(5, 5)")
+    if patch.height > size[0] or patch.width > size[1]:
+        raise ValueError(
+            f"patch {patch} must fit into the image, {size[0]}x{size[1]} pixels"
+        )
+    return size
 
 
 def touched(ablation: Ablation, patch: Patch, image_size: ImageSize) -> Touched:
@@ -165,14 +178,7 @@ def _axis_hits(
 ) -> tuple[Windows, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The windows, and for rows and for columns: (distinct hits [D', n], index [D])."""
     check_ablation(ablation)
-    if not isinstance(patch, Patch):
-        raise TypeError(f"patch={patch!r} must be a Patch, e.g. ds.Patch(5, 5)")
-    height, width = check_image_size(image_size)
-    if patch.height > height or patch.width > width:
-        raise ValueError(
-            f"patch {patch} must fit into the image, {height}x{width} pixels"
-        )
-    windows = ablation.windows((height, width))
+    windows = ablation.windows(check_patch(patch, image_size))
     return (
         windows,
         merge_equal_rows(_hits(windows.rows, patch.height)),

@@ -15,7 +15,7 @@ from dsmooth_jax.ablation import Blocks, Columns, MultiBlocks, MultiColumns, Row
 from dsmooth_jax.locality import check_locality
 from dsmooth_jax.models.band_layers import receptive_field, strides, window_kernels
 from dsmooth_jax.models.bandnet import band_network, bandnet
-from dsmooth_jax.scoring import score
+from dsmooth_jax.scoring import score, some_scores
 
 NUM_CLASSES = 3
 MOMENTUM = 0.9  # of the running batch statistics
@@ -334,6 +334,35 @@ def test_shifted_scores_see_the_same_pixels_and_are_the_mean_of_three(ablation, 
     found = score(base.scores_fn(variables), images)
     np.testing.assert_allclose(found, mean, atol=1e-5)
     assert not np.allclose(found, jax.nn.softmax(logits[1]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "views"),
+    [
+        (Columns(3), {"mirror": True, "shift": 2}),
+        (Rows(2, stride=2), {"shift": 1}),
+        (Columns(2), {}),
+    ],
+    ids=repr,
+)
+def test_a_run_of_windows_scores_as_in_the_whole(ablation, views):
+    """What an attack reads of the image: a run, around the edge, of each image."""
+    shape = (6, 7, 1)
+    net = bandnet(ablation, image_shape=shape, **SMALL, **views)
+    _, variables = make(ablation, shape)
+    scores_fn, images = net.scores_fn(variables), random_images(3, shape)
+    every = score(scores_fn, images)
+    num = every.shape[1]
+    index = (np.array([[0], [num - 1], [1]]) + np.arange(num - 1)) % num
+    run = jax.jit(lambda x, i: some_scores(scores_fn, x, i, is_run=True))
+    expected = np.take_along_axis(every, index[:, :, None], axis=1)
+    np.testing.assert_allclose(run(jnp.asarray(images), index), expected, atol=1e-6)
+
+
+def test_blocks_and_strides_that_do_not_divide_have_no_runs():
+    """Neighbours across the edge would be other windows."""
+    for ablation in (Blocks(2), Columns(2, stride=2)):
+        assert make(ablation, (6, 7, 1))[0].run_logits is None
 
 
 @pytest.mark.parametrize(("chunk_size", "is_one"), [(6, True), (5, False)])

@@ -76,7 +76,7 @@ HOUSE = [
             "comparison",
         ],
     ),
-    ("", ["masking", "scoring", "labeling", "locality", "hiding"]),
+    ("", ["masking", "patching", "scoring", "labeling", "locality", "hiding"]),
     (
         "models",
         [
@@ -105,7 +105,19 @@ HOUSE = [
             "batches",
         ],
     ),
-    ("", ["smoothed", "masked", "distributed", "distributed_scoring"]),
+    (
+        "",
+        [
+            "smoothed",
+            "masked",
+            "attack_objectives",
+            "victims",
+            "candidates",
+            "attacking",
+            "distributed",
+            "distributed_scoring",
+        ],
+    ),
     (
         "training",
         [
@@ -167,6 +179,7 @@ CERTIFIED_PATH = [
     ds.SmoothedClassifier.certify,
     ds.mask_labels,
     ds.MaskedClassifier.certify,
+    ds.attack,
     ds.ablate,
     ds.crop,
 ]

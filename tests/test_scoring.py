@@ -15,7 +15,14 @@ from jax.tree_util import Partial
 
 from dsmooth_jax.ablation import Blocks, Columns, MultiColumns, Rows
 from dsmooth_jax.masking import ablate
-from dsmooth_jax.scoring import masked_scores, score, softmax
+from dsmooth_jax.scoring import (
+    cropped_scores,
+    masked_scores,
+    one_pass_scores,
+    score,
+    softmax,
+    some_scores,
+)
 from dsmooth_jax.voting import threshold_votes
 
 SIZE = (5, 6)
@@ -96,6 +103,26 @@ def test_hidden_pixels_and_neighbours_do_not_move_a_score(ablation):
         poisoned = np.where(mask[:, :, None], images, np.float32(poison))
         poisoned[1] = poison
         assert_same_bits(scores_fn(poisoned)[0, p], expected[0, p])
+
+
+def test_some_scores_are_those_of_all():
+    """Of each kind of base classifier and of any function; others for each image."""
+    images = jnp.asarray(random_images(3))
+    index = np.array([[0, 2, 2], [5, 4, 0], [1, 1, 3]])
+    masked = masked_scores(Partial(conv_logits, WEIGHTS), Columns(2), chunk_size=2)
+    table = jnp.asarray(WEIGHTS["dense"][: 2 * 5 * 2])
+
+    def window_logits(windows, starts):
+        where = starts[:, 1:].astype(jnp.float32)
+        return windows.reshape(len(windows), -1) @ table + jnp.sin(where)
+
+    cropped = cropped_scores(window_logits, Columns(2), chunk_size=2)
+    one_pass = one_pass_scores(lambda x: jnp.log(cropped(x)), Columns(2))
+    for scores_fn in (masked, cropped, one_pass, lambda x: cropped(x)):
+        found = jax.jit(lambda x, i, fn=scores_fn: some_scores(fn, x, i))(images, index)
+        every = score(scores_fn, np.asarray(images))
+        expected = np.take_along_axis(every, index[:, :, None], axis=1)
+        np.testing.assert_allclose(found, expected, atol=SLACK)
 
 
 def test_batch_size_and_padding_do_not_change_scores():

@@ -57,6 +57,9 @@ class BandNetwork:
         the first at the given (row, column), neighbours one stride apart.
       train_image_logits: (variables, images) -> ([B, P, K], batch_stats), in training
         mode: the logits of every ablation.
+      run_logits: (variables, images, first int [B], count) -> [B, count, K], in
+        evaluation mode: those of ``count`` ablations of each image, one after the other
+        around the edge; None where neighbours are not one stride apart.
     """
 
     init: Callable[[Array], Variables]
@@ -64,6 +67,7 @@ class BandNetwork:
     window_logits: Callable[[Variables, Array, Array], Array]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
     train_image_logits: Callable[[Variables, Array], tuple[Array, dict[str, Any]]]
+    run_logits: Callable[[Variables, Array, Array, int], Array] | None
 
 
 def bandnet(
@@ -127,11 +131,13 @@ def bandnet(
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)
     starts = masking.window_starts(ablation, size)
-    image_logits = net.image_logits
+    image_logits, run_logits = net.image_logits, net.run_logits
     if shift or mirror:
         axis = _whole_axis(ablation, size, shift) if shift else 1
         mirrors = _mirror_images(ablation, size) if mirror else None
         image_logits = _over_views(image_logits, axis, shift, mirrors, chunk_size)
+        if run_logits is not None:
+            run_logits = _over_run_views(run_logits, axis, shift, mirrors)
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
@@ -147,7 +153,8 @@ def bandnet(
 
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
         logits_fn = Partial(image_logits, variables)
-        return scoring.one_pass_scores(logits_fn, ablation)
+        run_fn = None if run_logits is None else Partial(run_logits, variables)
+        return scoring.one_pass_scores(logits_fn, ablation, run_logits_fn=run_fn)
 
     return BaseClassifier(net.init, train_logits, train_all_logits, scores_fn)
 
@@ -250,8 +257,26 @@ def band_network(
         logits, batch_stats = net.train_logits(variables, whole(images))
         return logits.reshape(len(images), -1, num_classes), batch_stats
 
+    def run_logits(
+        variables: Variables,
+        images: Float[Array, "B H W C"],
+        first: Int[Array, " B"],
+        count: int,
+    ) -> Float[Array, "B n K"]:
+        starts = jnp.asarray(masking.window_starts(ablation, size))[first]
+        counts = tuple(count if is_cut[a] else 1 for a in (0, 1))
+        logits = net.logits(variables, crop(images, starts, counts))
+        return logits.reshape(len(images), count, num_classes)
+
+    # Along one axis, and the last window's neighbour is the first.
+    is_ring = sum(is_cut) == 1 and size[is_cut.index(True)] % stride == 0
     return BandNetwork(
-        net.init, image_logits, window_logits, train_logits, train_image_logits
+        net.init,
+        image_logits,
+        window_logits,
+        train_logits,
+        train_image_logits,
+        run_logits if is_ring else None,
     )
 
 
@@ -263,34 +288,63 @@ def _over_views(
     chunk_size: int,
 ) -> Callable:
     """The mean logits of each window as it is, moved along an axis, and mirrored."""
-    offsets = (0, shift, 2 * shift) if shift else (0,)
 
     def mean_logits(
         variables: Variables, images: Float[Array, "B H W C"]
     ) -> Float[Array, "B P K"]:
-        length = images.shape[axis]
-        padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
         sides = [images] if mirror_images is None else [images, images[:, :, ::-1]]
-        views = jnp.stack(
-            [
-                jax.lax.slice_in_dim(padded, first, first + length, axis=axis)
-                for padded in (jnp.pad(side, padding) for side in sides)
-                for first in offsets
-            ]
-        )
+        views = jnp.concatenate([_moved(side, axis, shift) for side in sides])
         # On a CPU small batches are faster: they stay in its caches.
         if len(views) <= chunk_size and jax.default_backend() != "cpu":
             logits = image_logits(variables, views.reshape(-1, *images.shape[1:]))
         else:
             # One after the other: they need memory for one.
             logits = jax.lax.map(lambda view: image_logits(variables, view), views)
-        shape = (len(sides), len(offsets), len(images), *logits.shape[-2:])
+        num_moved = len(views) // len(sides)
+        shape = (len(sides), num_moved, len(images), *logits.shape[-2:])
         logits = logits.reshape(shape).mean(1)
         if mirror_images is None:
             return logits[0]
         return (logits[0] + logits[1][:, mirror_images]) / 2
 
     return mean_logits
+
+
+def _over_run_views(
+    run_logits: Callable, axis: int, shift: int, mirror_images: np.ndarray | None
+) -> Callable:
+    """As `_over_views`, of a run of windows."""
+
+    def mean_logits(
+        variables: Variables,
+        images: Float[Array, "B H W C"],
+        first: Int[Array, " B"],
+        count: int,
+    ) -> Float[Array, "B n K"]:
+        def mean(side: Array, first: Array) -> Array:
+            read = functools.partial(run_logits, variables, first=first, count=count)
+            return jax.lax.map(read, _moved(side, axis, shift)).mean(0)
+
+        logits = mean(images, first)
+        if mirror_images is None:
+            return logits
+        last = (first + count - 1) % len(mirror_images)
+        mirrored = mean(images[:, :, ::-1], jnp.asarray(mirror_images)[last])
+        return (logits + mirrored[:, ::-1]) / 2
+
+    return mean_logits
+
+
+def _moved(images: Float[Array, "B H W C"], axis: int, shift: int) -> Array:
+    """The images, [1, B, ...]; with a shift also moved both ways, [3, B, ...]."""
+    if not shift:
+        return images[None]
+    length = images.shape[axis]
+    padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
+    padded = jnp.pad(images, padding)
+    offsets = (0, shift, 2 * shift)
+    cut = [jax.lax.slice_in_dim(padded, n, n + length, axis=axis) for n in offsets]
+    return jnp.stack(cut)
 
 
 def _whole_axis(ablation: SingleWindow, size: ImageSize, shift: int) -> int:
