@@ -160,8 +160,7 @@ class _Smoothed:
         scores = mine.score(images, batch_size=self.batch_size)
         own = certificate.prediction
         if mine.patch is None:
-            votes, limit = mine.vote(scores)
-            levels, most, _ = check_levels(votes, limit)
+            levels, most, _ = check_levels(mine.vote(scores))
         else:
             levels, most = log_levels(scores).astype(np.int32), _MOST_LOG
         left = after_each_placement(

@@ -78,8 +78,7 @@ def test_the_margin_of_votes_is_positive_exactly_where_the_prediction_changes(vo
     """Against the votes as they are counted, ties and all; every own class."""
     settings = {"threshold": 0.3, "strength": 2.0}
     scores = scores_of(np.random.default_rng(0), 300, 5, 4)
-    votes, limit = ds.cast_votes(scores, voting, **settings)
-    predicted = predict_votes(votes, limit=limit)
+    predicted = predict_votes(ds.cast_votes(scores, voting, **settings))
     rivals = np.arange(4)
     margin_fn = jax.jit(functools.partial(votes_margin, voting=voting, **settings))
     for own in range(4):
@@ -291,7 +290,7 @@ def test_two_patches_at_once_do_not_break_what_is_certified_against_two():
     """The attack on what an attack left: both patches together are allowed."""
     classifier = smoothed(ds.Columns(1), voting="threshold", threshold=0.4)
     images, patch = some_images(60), ds.Patch(1, 1)
-    votes, _ = classifier.vote(classifier.score(images))
+    votes = classifier.vote(classifier.score(images))
     sets = ds.touched(classifier.ablation, patch, SHAPE[:2])
     certificate, is_exact = ds.certify_several(votes, sets, 2)
     assert is_exact and certificate.is_certified.any()
