@@ -168,14 +168,30 @@ def untouched_sums(table: np.ndarray, touched: np.ndarray, largest: int) -> np.n
     Returns:
       floating [L, n, K], exact integers; twice as large ones would be, too.
     """
-    n, num_ablations, num_classes = table.shape
-    # A matrix product of integers is exact in floating point while every partial sum is
-    # below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
-    exact = np.dtype("f4" if 2 * largest * num_ablations < 2**24 else "f8")
-    columns = np.ascontiguousarray(table.transpose(1, 0, 2), exact)  # [P, n, K]
-    untouched = np.logical_not(touched).astype(exact)
-    sums = untouched @ columns.reshape(num_ablations, n * num_classes)  # [L, n K]
-    return sums.reshape(len(touched), n, num_classes)
+    return sums_over(np.logical_not(touched), by_ablation(table, 2 * largest))
+
+
+def by_ablation(table: np.ndarray, largest: int) -> np.ndarray:
+    """Integers [n, P, K] as a floating [P, n, K] whose sums over P are exact.
+
+    A matrix product of integers is exact in floating point while every partial sum is
+    below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
+    """
+    bound = largest * table.shape[1]
+    if bound >= 2**53:
+        raise ValueError(
+            f"levels are as large as {largest}; sums of {table.shape[1]} must stay "
+            "below 2^53"
+        )
+    exact = np.dtype("f4" if bound < 2**24 else "f8")
+    return np.ascontiguousarray(table.transpose(1, 0, 2), exact)
+
+
+def sums_over(sets: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Sums of `by_ablation` [P, n, K] over each set of ablations [Q, P]: [Q, n, K]."""
+    num_ablations, n, num_classes = table.shape
+    sums = sets.astype(table.dtype) @ table.reshape(num_ablations, n * num_classes)
+    return sums.reshape(len(sets), n, num_classes)
 
 
 def most_taken(touched: np.ndarray, limit: int) -> np.ndarray:

@@ -42,7 +42,7 @@ LEVELS_PER_NAT = 1000
 """`log_levels` counts thousandths of a natural logarithm."""
 
 _NO_LIMIT = 2**31 - 1
-_CHUNK_ENTRIES = 2**23  # sums held at a time: 32 MiB
+_CHUNK_ENTRIES = 2**20  # levels and sums held at a time: 4 MiB each, in the cache
 
 
 def log_levels(scores: ArrayLike, *, floor: float = 1e-4) -> Grades:
@@ -153,11 +153,11 @@ def mask_table(
         winners = winners_fn(checked[part], limit)
         if doubt is not None:
             is_sure = sure_fn(checked[part], doubt[part], limit)
-        for i in range(num_masks):  # never all pairs' sums at once
-            row = winners(left[i:] & left[i])
+        for i, j in _pairs(checked[part], num_masks):  # never all pairs' sums at once
+            won = winners(left[i] & left[j])
             if doubt is not None:
-                row = np.where(is_sure(left[i:] & left[i], row), row, in_doubt(row))
-            table[part, i, i:] = table[part, i:, i] = row
+                won = np.where(is_sure(left[i] & left[j], won), won, in_doubt(won))
+            table[part, i, j] = table[part, j, i] = won
     return table
 
 
@@ -240,15 +240,14 @@ def worst_pair(levels: ArrayLike, masks: ArrayLike, chosen: ArrayLike) -> WorstP
     least = np.full(num, np.iinfo(np.int64).max)
     for part in _chunks(checked, len(left)):
         leads = leads_fn(checked[part], own[part])
-        for i in range(len(left)):
-            margins, rivals = leads(left[i:] & left[i])
-            second = margins.argmin(axis=1)[:, None]
-            margin = np.take_along_axis(margins, second, axis=1)[:, 0]
-            is_worse = margin < least[part]
-            least[part][is_worse] = margin[is_worse]
-            pair[part][is_worse] = np.insert(i + second, 0, i, axis=1)[is_worse]
-            here = np.take_along_axis(rivals, second, axis=1)[:, 0]
-            rival[part][is_worse] = here[is_worse]
+        for i, j in _pairs(checked[part], len(left)):
+            margins, rivals = leads(left[i] & left[j])
+            worst = margins.argmin(axis=1)
+            is_worse = margins.min(axis=1) < least[part]
+            image, worst = np.flatnonzero(is_worse), worst[is_worse]
+            least[part][image] = margins[image, worst]
+            pair[part][image] = np.stack([i[worst], j[worst]], axis=1)
+            rival[part][image] = rivals[image, worst]
     return WorstPair(pair[:, 0], pair[:, 1], rival, least)
 
 
@@ -295,7 +294,17 @@ def _check_doubt(uncertain: ArrayLike | None, levels: np.ndarray) -> np.ndarray 
 def _chunks(levels: np.ndarray, num_masks: int) -> Iterator[slice]:
     """Slices of images of bounded working memory; one, empty, of no image."""
     num_ablations, num_classes = levels.shape[1:]
-    per_image = max(num_masks, num_ablations) * max(num_classes, num_masks)
+    per_image = max(num_ablations * num_classes, num_masks**2)
     size = max(1, _CHUNK_ENTRIES // per_image)
     for start in range(0, max(len(levels), 1), size):
         yield slice(start, min(start + size, len(levels)))
+
+
+def _pairs(
+    levels: np.ndarray, num_masks: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of masks i <= j, row by row, so many that their sums are bounded."""
+    first, second = np.triu_indices(num_masks)
+    size = max(1, _CHUNK_ENTRIES // max(1, len(levels) * levels.shape[2]))
+    for start in range(0, len(first), size):
+        yield first[start : start + size], second[start : start + size]

@@ -9,7 +9,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from dsmooth_jax.duels import least_duel, predict, preference, worst_duels
+from dsmooth_jax.duels import (
+    by_ablation,
+    least_duel,
+    predict,
+    preference,
+    sums_over,
+    worst_duels,
+)
 
 WinnersFn: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
@@ -17,8 +24,8 @@ WinnersFn: TypeAlias = Callable[[np.ndarray], np.ndarray]
 def winners_fn(levels: np.ndarray, limit: int | None) -> WinnersFn:
     """Ablations left, [Q, P] -> the winners of levels [n, P, K], int64 [n, Q]."""
     if limit is None:
-        table = _by_ablation(levels)
-        return lambda left: _largest(_sums(table, left))[0]
+        table = by_ablation(levels, _extreme(levels))
+        return lambda left: sums_over(left, table).argmax(axis=2).T
 
     def by_duels(left: np.ndarray) -> np.ndarray:
         winners = [predict(worst_duels(levels[:, row], limit)) for row in left]
@@ -37,15 +44,11 @@ def leads_fn(levels: np.ndarray, chosen: np.ndarray) -> LeadsFn:
     smaller, and what the chosen class has more, less 1 where it would lose a tie. So it
     wins where margin >= 0, and elsewhere the rival does.
     """
-    table = _by_ablation(levels)
-    every = np.arange(len(chosen))
+    table = by_ablation(levels, _extreme(levels))
 
     def leads(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sums = _sums(table, left)  # [Q, K, n]
-        own = sums[:, chosen, every]
-        sums[:, chosen, every] = -np.inf
-        rival, best = _largest(sums)
-        return (own - best).T.astype(np.int64) - (rival < chosen[:, None]), rival
+        sums = sums_over(left, table)
+        return _lead(sums, sums, chosen[:, None])
 
     return leads
 
@@ -57,10 +60,13 @@ def sure_fn(levels: np.ndarray, doubt: np.ndarray, limit: int | None) -> SureFn:
     """Ablations left [Q, P], winners [n, Q] -> bool [n, Q]: they win in every case."""
     low, high = levels - doubt, levels + doubt
     if limit is None:
-        lowest, highest = _by_ablation(low), _by_ablation(high)
-        return lambda left, winner: _is_largest(
-            _sums(lowest, left), _sums(highest, left), winner
-        )
+        lowest, highest = (by_ablation(x, _extreme(x)) for x in (low, high))
+
+        def by_sums(left: np.ndarray, winner: np.ndarray) -> np.ndarray:
+            sums = sums_over(left, lowest), sums_over(left, highest)
+            return _lead(*sums, winner)[0] >= 0
+
+        return by_sums
 
     def by_duels(left: np.ndarray, winner: np.ndarray) -> np.ndarray:
         margins = [
@@ -72,47 +78,21 @@ def sure_fn(levels: np.ndarray, doubt: np.ndarray, limit: int | None) -> SureFn:
     return by_duels
 
 
-def _is_largest(low: np.ndarray, high: np.ndarray, winner: np.ndarray) -> np.ndarray:
-    """Least and greatest sums [Q, K, n], winners [n, Q] -> bool [n, Q]."""
-    chosen = winner.T
-    own = np.take_along_axis(low, chosen[:, None], axis=1)[:, 0]
-    is_sure = np.ones(chosen.shape, bool)
-    for k in range(high.shape[1]):
-        rival = high[:, k]
-        is_sure &= (rival < own) | ((rival == own) & (k > chosen)) | (k == chosen)
-    return is_sure.T
+def _lead(
+    low: np.ndarray, high: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest sums [Q, n, K], classes [n, Q or 1] -> `leads_fn`'s answer.
 
-
-def _by_ablation(levels: np.ndarray) -> np.ndarray:
-    """Integers [n, P, K] as a floating [P, K, n] in which sums over P are exact.
-
-    A matrix product of integers is exact in floating point while every partial sum is
-    below 2^24 (float32) or 2^53 (float64), and far faster there than in integers.
+    What is chosen has its least sum, every rival its greatest. Overwrites `high`.
     """
-    extreme = max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
-    bound = extreme * levels.shape[1]
-    if bound >= 2**53:
-        raise ValueError(
-            f"levels are as large as {extreme}; sums of {levels.shape[1]} must stay "
-            "below 2^53"
-        )
-    exact = np.float32 if bound < 2**24 else np.float64
-    return np.ascontiguousarray(levels.transpose(1, 2, 0), exact)
+    index = np.broadcast_to(chosen.T, low.shape[:2])[..., None]
+    own = np.take_along_axis(low, index, axis=2)
+    np.put_along_axis(high, index, -np.inf, axis=2)
+    rival = high.argmax(axis=2)[..., None]  # of equals the smaller class
+    margin = own - np.take_along_axis(high, rival, axis=2)
+    margin = margin.astype(np.int64) - (rival < index)
+    return margin[..., 0].T, rival[..., 0].T
 
 
-def _sums(table: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """Sums of a [P, K, n] over each set [Q, P]: [Q, K, n]."""
-    num_ablations, num_classes, n = table.shape
-    sums = sets.astype(table.dtype) @ table.reshape(num_ablations, num_classes * n)
-    return sums.reshape(len(sets), num_classes, n)
-
-
-def _largest(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[Q, K, n] -> `predict` of each set, int64 [n, Q], many times faster; its sum."""
-    winner = np.zeros(sums[:, 0].shape, np.int64)
-    best = sums[:, 0].copy()
-    for k in range(1, sums.shape[1]):
-        is_better = sums[:, k] > best
-        winner[is_better] = k
-        np.maximum(best, sums[:, k], out=best)
-    return winner.T, best
+def _extreme(levels: np.ndarray) -> int:
+    return max(abs(int(levels.min())), abs(int(levels.max()))) if levels.size else 0
