@@ -34,11 +34,12 @@ demo: $(STAMP)
 	$(RUN) train.py --config=configs/mnist5k_columns.py --workdir=runs/demo
 	$(RUN) certify.py --workdir=runs/demo --patches=$(PATCHES)
 
-# Compiled programs are kept between runs: a second `make test` compiles little.
+# Compiled programs are kept between runs: a second `make test` compiles little. Test
+# files are shared out over the cores, four at most: each process takes up to 4 GB.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -123,33 +123,48 @@ def worst_duels(levels: np.ndarray, limit: int) -> np.ndarray:
     """int64 [n, K]: min over j of the sum of `preference`, for every class c.
 
     Where no level exceeds the limit A, preferences are differences and sums of levels
-    say all. So levels are cut off at A, summed, and only the pairs with a level above A
-    are corrected: for level u of c above A and level v of j,
+    say all: the worst duel is that against the largest sum of another class. So levels
+    are cut off at A and summed, and only the duels of strong classes, which have a
+    level above A, are made and corrected: for level u of c above A and level v of j, by
     clip(u - v, -A, A) - (A - min(v, A)).
     """
-    num_classes = levels.shape[2]
     # In an ablation only differences count: the least level becomes 0.
     levels = levels - levels.min(axis=2, keepdims=True)
     limit = min(limit, np.iinfo(levels.dtype).max)  # no difference is larger
     total = np.minimum(levels, limit).sum(axis=1, dtype=np.int64)  # [n, K]
-    duels = total[:, :, None] - total[:, None, :]  # [n, K, K]
-    for c in range(num_classes):
-        image, ablation = np.nonzero(levels[:, :, c] > limit)
-        if not image.size:
-            continue
+    is_above = levels > limit
+    strong = np.flatnonzero(is_above.any(axis=(0, 1)))  # S classes
+    corrections = np.zeros((len(levels), len(strong), levels.shape[2]), np.int64)
+    for s, c in enumerate(strong):
+        image, ablation = np.nonzero(is_above[:, :, c])
         others = levels[image, ablation]  # [hits, K]
         own = others[:, [c]]
         excess = np.clip(own - others, -limit, limit) - (
             limit - np.minimum(others, limit)
         )
-        # Two levels above A meet in both rows: the smaller class corrects for both.
+        # Where both levels are above A, the smaller class corrects for both.
         excess[:, :c][others[:, :c] > limit] = 0
         first = np.flatnonzero(np.diff(image, prepend=-1))
-        correction = np.add.reduceat(excess, first, axis=0, dtype=np.int64)
-        duels[image[first], c] += correction
-        duels[image[first], :, c] -= correction
-    duels[:, np.arange(num_classes), np.arange(num_classes)] = np.iinfo(np.int64).max
-    return duels.min(axis=2)
+        corrections[image[first], s] = np.add.reduceat(
+            excess, first, axis=0, dtype=np.int64
+        )
+    duels = total[:, strong, None] - total[:, None] + corrections  # [n, S, K]
+    duels[:, :, strong] -= corrections[:, :, strong].swapaxes(1, 2)
+    without = 2**62  # more than any sum
+    weak = np.where(np.isin(np.arange(total.shape[1]), strong), -without, total)
+    worst = total - _largest_other(weak)
+    if len(strong):
+        np.minimum(worst, -duels.max(axis=1), out=worst)
+        duels[:, np.arange(len(strong)), strong] = without
+        worst[:, strong] = duels.min(axis=2)
+    return worst
+
+
+def _largest_other(values: np.ndarray) -> np.ndarray:
+    """[n, K] -> [n, K]: the largest of the other entries of the row."""
+    second, first = np.partition(values, -2, axis=1)[:, -2:].T[..., None]
+    is_first = np.arange(values.shape[1]) == values.argmax(axis=1)[:, None]
+    return np.where(is_first, second, first)
 
 
 def predict(counts: np.ndarray) -> np.ndarray:
