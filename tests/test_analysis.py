@@ -10,8 +10,8 @@ from dsmooth_jax.report import analysis as analysis_module
 from dsmooth_jax.report import more_tables, thumbnails
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.ranking import alarm_margins
-from dsmooth_jax.report.request import DOUBLE_MASKING, Request, attacks_on, shown_sizes
-from dsmooth_jax.report.thumbnails import choose_drawn
+from dsmooth_jax.report.request import DOUBLE_MASKING, NUM_SIZES, Request, attacks_on
+from dsmooth_jax.report.thumbnails import choose_drawn, choose_num_sizes
 
 SIZE, NUM_IMAGES = (6, 9), 37
 PATCHES = [ds.Patch(2, 2), ds.Patch(1, 1), ds.Patch(2, 3)]
@@ -397,16 +397,20 @@ def test_the_focus_is_the_middle_patch(store):
     ("extent", "wanted"),
     [(1, [1]), (4, [1, 2, 3, 4]), (32, list(range(1, 33)))],
 )
-def test_few_sizes_are_all_shown(extent, wanted):
+def test_few_sizes_are_all_shown(store, extent, wanted):
     # Protects sliders and maps: every size, where there are few.
-    assert shown_sizes(extent) == wanted
+    assert make_request(store).sizes(extent) == wanted
 
 
-def test_many_sizes_are_thinned_out():
-    # Protects pages of large images: ends included, no size twice.
-    sizes = shown_sizes(224)
-    assert len(sizes) == 32 and (sizes[0], sizes[-1]) == (1, 224)
-    assert (np.diff(sizes) > 0).all()
+def test_many_sizes_are_thinned_out(store, monkeypatch):
+    # Protects pages of large images: ends included, no size twice; large stores ask few.
+    monkeypatch.setattr(thumbnails, "_MANY_SCORES", 1)
+    for num_sizes, wanted in ((choose_num_sizes(store), 8), (NUM_SIZES, 32)):
+        sizes = make_request(store, num_sizes=num_sizes).sizes(224)
+        assert len(sizes) == wanted and (sizes[0], sizes[-1]) == (1, 224)
+        assert (np.diff(sizes) > 0).all()
+    monkeypatch.undo()
+    assert choose_num_sizes(store) == NUM_SIZES
 
 
 @pytest.mark.parametrize(

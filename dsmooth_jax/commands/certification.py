@@ -27,7 +27,7 @@ from dsmooth_jax.report import comparison, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.ranking import alarm_margins
 from dsmooth_jax.report.request import Request, attacks_on, request_of
-from dsmooth_jax.report.thumbnails import choose, choose_drawn
+from dsmooth_jax.report.thumbnails import choose, choose_drawn, choose_num_sizes
 from dsmooth_jax.report.write import write_report
 from dsmooth_jax.scoring import is_masked
 from dsmooth_jax.smoothed import load_smoothed
@@ -267,6 +267,7 @@ def answer(scores: ScoreStore, request: Request, out: pathlib.Path) -> Analysis:
         has_figures=request.has_figures and len(scores) > 0,
         sample=choose(scores),
         drawn=choose_drawn(scores),
+        num_sizes=choose_num_sizes(scores),
     )
     analysis = analyze(scores, request, watch=watch(len(scores)))
     about = summary.caption(analysis, request.votings)

@@ -45,6 +45,7 @@ from dsmooth_jax.report.masked_analysis import (
     against_attacks,
     against_squares,
     detected_accuracy,
+    square_masks,
 )
 from dsmooth_jax.report.ranking import (
     SweptRank,
@@ -60,7 +61,7 @@ from dsmooth_jax.report.request import (
 )
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.types import PerAblation, PerImage, Touched, Votes
+from dsmooth_jax.types import AblationMasks, PerAblation, PerImage, Touched, Votes
 from dsmooth_jax.voting import GradedVotes, Voting
 
 Watch: TypeAlias = Callable[
@@ -128,7 +129,7 @@ class Analysis:
       unproven: int64 [Dh, Dw], images that the request's patch at this placement may
         change, by the request's voting; for figures.
       rectangles: int64 [heights, widths], images right and certified, of
-        `shown_sizes`; for figures.
+        `Request.sizes`; for figures.
       sample: float32 [n, P, K], the scores of the request's sample.
     """
 
@@ -267,8 +268,12 @@ def analyze(
       TypeError, ValueError: as `certify` and `cast_votes`.
       StoreError: a shard is missing or damaged.
     """
+    squares = {}
+    if request.has_squares:
+        sides = request.sizes(min(store.image_size))
+        squares = square_masks(store.ablation, store.image_size, sides)
     parts = (
-        _analyze_images(scores, span, store, request)
+        _analyze_images(scores, span, store, request, squares)
         for span, scores in watch(_groups(store))
     )
     return functools.reduce(operator.add, parts)
@@ -291,7 +296,11 @@ def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def _analyze_images(
-    scores: np.ndarray, span: slice, store: ScoreStore, request: Request
+    scores: np.ndarray,
+    span: slice,
+    store: ScoreStore,
+    request: Request,
+    square_masks: Mapping[int, AblationMasks],
 ) -> Analysis:
     """What is found about these images alone."""
     labels = store.labels[span]
@@ -342,7 +351,7 @@ def _analyze_images(
     squares, unproven, rectangles = {}, None, None
     settings: dict[tuple[Voting, float], Evaluation] = {}
     if request.has_squares:
-        squares = against_squares(levels, ablation, size, level_doubt)
+        squares = against_squares(levels, square_masks, ablation, size, level_doubt)
         largest[DOUBLE_MASKING] = np.zeros(len(scores), np.int64)
         for side, masked_square in squares.items():
             largest[DOUBLE_MASKING][masked_square.is_certified] = side

@@ -4,7 +4,7 @@ import numpy as np
 
 from dsmooth_jax.evaluation import STRENGTHS, THRESHOLDS, Evaluation, sweep
 from dsmooth_jax.queries import certified_rectangles, vulnerability_map
-from dsmooth_jax.report.request import Request, shown_sizes
+from dsmooth_jax.report.request import Request
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.voting import Voting
 
@@ -30,7 +30,7 @@ def analyze_drawn(
     votes, doubt = request.cast(scores[part], request.voting)
     ablation, size = store.ablation, store.image_size
     at, _ = vulnerability_map(votes, ablation, request.patch, size, uncertain=doubt)
-    sides = map(shown_sizes, size)
+    sides = map(request.sizes, size)
     robust = certified_rectangles(votes, ablation, size, *sides, uncertain=doubt)
     return (
         _analyze_settings(scores[part], labels, request),

@@ -15,7 +15,6 @@ from dsmooth_jax.duels import bounds, check_levels, preference
 from dsmooth_jax.queries import worst_placement
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.masked_explorer import explore_masks, share
-from dsmooth_jax.report.request import shown_sizes
 from dsmooth_jax.report.thumbnails import class_names
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
@@ -39,7 +38,7 @@ def explore(analysis: Analysis) -> dict[str, Any]:
       is of `explore_masks`.
     """
     store, request = analysis.store, analysis.request
-    sides = shown_sizes(min(store.image_size))
+    sides = analysis.request.sizes(min(store.image_size))
     return {
         "classes": class_names(store),
         "numImages": len(store),

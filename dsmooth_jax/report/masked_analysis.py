@@ -1,7 +1,6 @@
 """What double masking certifies, of a few images: by attack, and by square."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from dsmooth_jax.double_masking import MaskedCertificate
 from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.evidence import certify_masked
 from dsmooth_jax.leaving_out import covering_touched, design_masks
-from dsmooth_jax.report.request import Attack, shown_sizes
+from dsmooth_jax.report.request import Attack
 from dsmooth_jax.threat import Patch, touched
 from dsmooth_jax.types import AblationMasks, ImageSize
 
@@ -43,34 +42,37 @@ def against_attacks(
 
 def against_squares(
     levels: np.ndarray,
+    masks: Mapping[int, AblationMasks],
     ablation: Ablation,
     image_size: ImageSize,
     doubt: np.ndarray | None,
 ) -> dict[int, MaskedCertificate]:
-    """Certificates by masks made for each square, as far as there are any.
+    """Certificates by masks made for each square.
 
     Args:
       levels: int16 [N, P, K], from `log_levels`.
+      masks: of each side, from `square_masks`.
       ablation: the ablation.
       image_size: (H, W), pixels.
       doubt: as in `against_attacks`.
 
     Returns:
-      {side: certificate}, of `shown_sizes`.
+      {side: certificate}.
     """
     found = {}
-    for side, masks in square_masks(ablation, tuple(image_size)).items():
+    for side, one in masks.items():
         sets = touched(ablation, Patch(side, side), image_size)
-        covering = covering_touched(masks, sets)
-        found[side] = certify_masked(levels, masks, covering, uncertain=doubt)
+        covering = covering_touched(one, sets)
+        found[side] = certify_masked(levels, one, covering, uncertain=doubt)
     return found
 
 
-@functools.cache
-def square_masks(ablation: Ablation, image_size: ImageSize) -> dict[int, AblationMasks]:
-    """The masks that are made for each square: {side: masks}, of `shown_sizes`."""
+def square_masks(
+    ablation: Ablation, image_size: ImageSize, sides: Iterable[int]
+) -> dict[int, AblationMasks]:
+    """The masks that are made for each square, of increasing sides: {side: masks}."""
     found = {}
-    for side in shown_sizes(min(image_size)):
+    for side in sides:
         try:
             found[side] = design_masks(ablation, Patch(side, side), image_size)
         except ValueError:  # too large for these ablations, as are all above

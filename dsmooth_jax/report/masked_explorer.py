@@ -35,7 +35,7 @@ def explore_masks(analysis: Analysis, sides: list[int]) -> dict[str, Any]:
     """
     sample = analysis.request.sample
     levels = log_levels(analysis.sample)
-    masks = square_masks(analysis.store.ablation, analysis.store.image_size)
+    masks = square_masks(analysis.store.ablation, analysis.store.image_size, sides)
     leads: list[dict[str, str]] = [{} for _ in sample]
     squares: list[dict[str, Any] | None] = []
     for side in sides:

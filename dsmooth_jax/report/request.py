@@ -38,7 +38,8 @@ DOUBLE_MASKING: Way = "double_masking"
 Key: TypeAlias = tuple[Way, str, Rule]
 """A way to decide, an attack by its name, a rule."""
 
-_MOST_SIZES = 32  # patch heights and widths that a figure or a slider shows
+NUM_SIZES = 32
+"""The most patch heights and widths that a figure or a slider shows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,6 +90,7 @@ class Request:
       sample: int64 [n], increasing: the images whose scores are kept, for the page.
       drawn: int64 [n], increasing: the images that figures over settings, rectangles
         and placements count; all where None.
+      num_sizes: the most patch heights and widths that a figure or a slider shows.
     """
 
     attacks: Sequence[Attack]
@@ -110,6 +112,7 @@ class Request:
         default_factory=lambda: np.empty(0, np.int64)
     )
     drawn: np.ndarray | None = None
+    num_sizes: int = NUM_SIZES
 
     def __post_init__(self) -> None:
         for voting in self.votings:
@@ -172,6 +175,11 @@ class Request:
         settings = {"threshold": self.threshold, "strength": self.strength}
         votes = cast_votes(scores, voting, **settings)
         return votes, cast_doubts(scores, voting, self.tolerance, **settings)
+
+    def sizes(self, extent: int) -> list[int]:
+        """Patch sizes from 1 to the extent, pixels: all where they are not too many."""
+        sizes = np.linspace(1, extent, min(extent, self.num_sizes)).round()
+        return np.unique(sizes).astype(int).tolist()
 
     def setting(self, way: Way) -> float | None:
         """The voting's threshold or strength; None for what has none."""
@@ -283,12 +291,3 @@ def attacks_on(
             for patch in dict.fromkeys(patches)
         ]
     return found
-
-
-def shown_sizes(extent: int) -> list[int]:
-    """At most 32 patch sizes from 1 to the extent, all where they are no more."""
-    return (
-        np.unique(np.linspace(1, extent, min(extent, _MOST_SIZES)).round())
-        .astype(int)
-        .tolist()
-    )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.checks import is_floating
+from dsmooth_jax.report.request import NUM_SIZES
 from dsmooth_jax.storage.files import write_whole
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.storage.shards import Shards
@@ -24,9 +25,8 @@ MOST_IMAGES = 1000
 
 _MOST_BYTES = 2_500_000  # of votes by position in a page, for a page under 5 MB
 _MOST_SCORES = 2**25  # entries of their scores held in memory
-_MOST_DRAWN = (
-    2**27
-)  # of which figures are made: 448 images of 299 ablations, 1,000 classes
+_MOST_DRAWN = 2**25  # entries of scores of which figures are made
+_MANY_SCORES = 2**27  # entries of a store that is asked about few sizes of a patch
 _MOST_PIXELS = 64  # sides of a picture; larger images are shrunk
 
 
@@ -68,6 +68,12 @@ def choose_drawn(store: ScoreStore) -> np.ndarray:
     """
     num_ablations = store.ablation.num_ablations(store.image_size)
     return _spread(store, _MOST_DRAWN // (num_ablations * store.num_classes))
+
+
+def choose_num_sizes(store: ScoreStore) -> int:
+    """How many sizes of a patch figures and slider show: fewer of large tables."""
+    is_large = len(store) * math.prod(store.entry_shape) > _MANY_SCORES
+    return NUM_SIZES // 4 if is_large else NUM_SIZES
 
 
 def _spread(store: Shards, most: int) -> np.ndarray:

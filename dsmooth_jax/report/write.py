@@ -14,7 +14,6 @@ from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, heatmaps, html, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.plot_style import write_figure
-from dsmooth_jax.report.request import shown_sizes
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import SUMMARY
 from dsmooth_jax.voting import GRADES
@@ -89,7 +88,7 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
         ),
         "rectangles": heatmaps.rectangles_figure(
             analysis.rectangles / num_drawn,
-            *map(shown_sizes, store.image_size),
+            *map(request.sizes, store.image_size),
             caption=about_main + of_them,
         ),
         "margins": figures.margins_figure(
