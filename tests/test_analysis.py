@@ -403,7 +403,7 @@ def test_few_sizes_are_all_shown(store, extent, wanted):
 
 
 def test_many_sizes_are_thinned_out(store, monkeypatch):
-    # Protects pages of large images: ends included, no size twice; large stores ask few.
+    # Protects pages of large images: ends included, none twice; large stores show few.
     monkeypatch.setattr(thumbnails, "_MANY_SCORES", 1)
     for num_sizes, wanted in ((choose_num_sizes(store), 8), (NUM_SIZES, 32)):
         sizes = make_request(store, num_sizes=num_sizes).sizes(224)

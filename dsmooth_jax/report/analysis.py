@@ -4,9 +4,12 @@
 over images or is one number for each. Memory is bounded, whatever the number of images.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import functools
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -272,11 +275,34 @@ def analyze(
     if request.has_squares:
         sides = request.sizes(min(store.image_size))
         squares = square_masks(store.ablation, store.image_size, sides)
-    parts = (
-        _analyze_images(scores, span, store, request, squares)
-        for span, scores in watch(_groups(store))
+
+    def analyze_group(group: tuple[slice, np.ndarray]) -> Analysis:
+        span, scores = group
+        return _analyze_images(scores, span, store, request, squares)
+
+    return functools.reduce(
+        operator.add, _side_by_side(analyze_group, watch(_groups(store)))
     )
-    return functools.reduce(operator.add, parts)
+
+
+def _side_by_side(
+    function: Callable[[Any], Analysis], groups: Iterable[Any]
+) -> Iterator[Analysis]:
+    """Maps groups in their order, as many at once as there are cores, four at most.
+
+    NumPy lets go of Python's lock while it computes. No more groups are read than are
+    worked on.
+    """
+    workers = min(4, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        begun: collections.deque[concurrent.futures.Future[Analysis]]
+        begun = collections.deque()
+        for group in groups:
+            if len(begun) == workers:
+                yield begun.popleft().result()
+            begun.append(pool.submit(function, group))
+        while begun:
+            yield begun.popleft().result()
 
 
 def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
