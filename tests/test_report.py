@@ -500,6 +500,43 @@ def test_the_data_of_the_page_are_evaluations(asked, page):
         assert held["largest"] == largest.tolist()
 
 
+def test_the_page_says_of_an_image_what_ranks_and_alarms_say(asked, page):
+    # Protects the detail of an image: each rank and each alarm is the functions' own.
+    store, request, data = asked.store, asked.request, page[1]
+    scores, states = store.read_all(), set()
+    for voting, held in data["votings"].items():
+        votes, doubt = request.cast(scores, voting)
+        rates = {
+            f"{100 * r:g} %": m for (v, r), m in request.alarms.items() if v == voting
+        }
+        single = [attack for attack in request.attacks if attack.num_patches == 1]
+        for attack, one in zip(single, held["asked"], strict=True):
+            assert one["attack"] == attack.name
+            ranks = ds.worst_rank(
+                votes,
+                attack.touched,
+                classes=store.labels[:, None],
+                one_vote=voting == "top_one",
+                uncertain=doubt,
+            )
+            assert one["worstRank"] == ranks[:, 0].tolist()
+            assert (np.array(one["rank"]) <= ranks[:, 0]).all()
+            assert set(one.get("alarms", {})) == set(rates)
+            for rate, margin in rates.items():
+                found = ds.certify_with_alarm(
+                    votes, attack.touched, alarm_margin=margin, uncertain=doubt
+                )
+                for i, state in enumerate(one["alarms"][rate]):
+                    states.add(state)
+                    says = data["alarms"][state]
+                    assert (says == "needs none") == found.is_unwavering[i]
+                    assert (says == "raised as it is") == found.is_alarm[i]
+                    assert (says == "may stay silent") == (
+                        not (found.is_alarm[i] or found.is_detected[i])
+                    )
+    assert len(states) > 2
+
+
 def test_the_duels_of_the_page_add_up_to_the_margins(asked, page):
     # Protects what is shown of an image: from the page alone, windows and votes give
     # the margin at the worst placement, as the script adds it up.

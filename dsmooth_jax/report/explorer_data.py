@@ -20,6 +20,9 @@ from dsmooth_jax.threat import Patch
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.voting import Voting
 
+ALARMS = ("needs none", "raised as it is", "raised if attacked", "may stay silent")
+"""What an alarm does for an image; the page holds them by their index."""
+
 
 def explore(analysis: Analysis) -> dict[str, Any]:
     """Collects what the explorer of a page shows.
@@ -34,8 +37,10 @@ def explore(analysis: Analysis) -> dict[str, Any]:
       square), and for each of ``sides`` the ``margin``, the ``rival`` and the
       ``corner`` (row * W + column) of the worst placement; ``duels``, for each rival
       that occurs (and the label), base64 of int8 [P]: how much each ablation prefers
-      the prediction to it at least, in units of 1 / ``limit`` of a vote. ``masking``
-      is of `explore_masks`.
+      the prediction to it at least, in units of 1 / ``limit`` of a vote; ``asked``, of
+      each attack for which ranks or alarms were asked, its name, ``rank`` and
+      ``worstRank`` of the label, and by rate of false alarms which of `ALARMS` holds.
+      ``masking`` is of `explore_masks`.
     """
     store, request = analysis.store, analysis.request
     sides = analysis.request.sizes(min(store.image_size))
@@ -52,6 +57,7 @@ def explore(analysis: Analysis) -> dict[str, Any]:
         "votings": {
             voting: _voting(analysis, voting, sides) for voting in request.votings
         },
+        "alarms": ALARMS,
         "masking": explore_masks(analysis, sides),
     }
 
@@ -105,7 +111,28 @@ def _voting(analysis: Analysis, voting: Voting, sides: list[int]) -> dict[str, A
             }
             for one, classes, own in zip(preferences, asked, prediction, strict=True)
         ],
+        "asked": _asked(analysis, voting),
     }
+
+
+def _asked(analysis: Analysis, voting: Voting) -> list[dict[str, Any]]:
+    """What top-k and alarms say of the images shown, a record for each attack."""
+    request, records = analysis.request, []
+    for attack in request.single_attacks:
+        record: dict[str, Any] = {}
+        if request.top_k:
+            record["rank"] = analysis.clean_ranks[voting][request.sample].tolist()
+            worst = analysis.ranks[voting, attack.name]
+            record["worstRank"] = worst[request.sample].tolist()
+        for (of, rate), margin in request.alarms.items():
+            if of == voting:
+                found = analysis.alarms[voting, attack.name].at(margin)
+                states = [found.is_unwavering, found.is_alarm, found.is_detected]
+                state = np.select(states, [0, 1, 2], 3)[request.sample]
+                record.setdefault("alarms", {})[f"{100 * rate:g} %"] = state.tolist()
+        if record:
+            records.append({"attack": attack.name, **record})
+    return records
 
 
 def _nearest_side(patch: Patch, sides: list[int]) -> int:

@@ -350,7 +350,24 @@
         : voting().limit > 1
           ? `Negative: a patch there may turn it into ${byName(rival)}.`
           : `Negative: if the touched ablations turn, it becomes ${byName(rival)}.`),
+      ...askedDetail(i),
       ...maskingDetail(i, axis));
+  }
+
+  // How far down the label can be pushed, and what an alarm does, of each patch asked.
+  function askedDetail(i) {
+    const { asked } = voting();
+    if (!asked.length) return [];
+    const [hasRanks, rates] = ["rank" in asked[0], Object.keys(asked[0].alarms ?? {})];
+    const head = ["patch", ...(hasRanks ? ["rank of the label"] : []),
+      ...rates.map((rate) => `alarm (${rate})`)];
+    const body = asked.map((one) => [one.attack,
+      ...(hasRanks ? [`${one.rank[i]}, at worst ${one.worstRank[i]}`] : []),
+      ...rates.map((rate) => data.alarms[one.alarms[rate][i]])]);
+    const cells = (tag, row) => element("tr", {}, ...row.map((text) => element(tag, {}, text)));
+    return [element("h4", {}, "Ranks and alarms"),
+      element("table", { class: "asked" }, element("thead", {}, cells("th", head)),
+        element("tbody", {}, ...body.map((row) => cells("td", row))))];
   }
 
   // What double masking made for this square answers, and what is left at its worst.
