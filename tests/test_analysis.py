@@ -7,7 +7,7 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax.report import analysis as analysis_module
-from dsmooth_jax.report import more_tables, thumbnails
+from dsmooth_jax.report import groups, more_tables, thumbnails
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.ranking import alarm_margins
 from dsmooth_jax.report.request import DOUBLE_MASKING, NUM_SIZES, Request, attacks_on
@@ -211,11 +211,11 @@ def test_how_many_images_are_asked_at_a_time_changes_nothing(
     request = make_request(store, top_k=(2,), alarms=alarms)
     wanted = analyze(store, request)
     small = ds.open_scores(remake(store, tmp_path / "scores", group))
-    monkeypatch.setattr(analysis_module, "_GROUP_IMAGES", group)
+    monkeypatch.setattr(groups, "_GROUP_IMAGES", group)
     seen = []
 
-    def watch(groups):
-        for span, scores in groups:
+    def watch(given):
+        for span, scores in given:
             seen.append(span.stop - span.start)
             yield span, scores
 

@@ -59,6 +59,7 @@ HOUSE = [
             "masked_analysis",
             "drawn_analysis",
             "ranking",
+            "groups",
             "analysis",
             "thumbnails",
             "masked_explorer",

@@ -4,12 +4,9 @@
 over images or is one number for each. Memory is bounded, whatever the number of images.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import operator
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -44,6 +41,7 @@ from dsmooth_jax.queries import (
     vulnerability_map,
 )
 from dsmooth_jax.report.drawn_analysis import analyze_drawn
+from dsmooth_jax.report.groups import groups_of, side_by_side
 from dsmooth_jax.report.masked_analysis import (
     against_attacks,
     against_squares,
@@ -71,10 +69,6 @@ Watch: TypeAlias = Callable[
     [Iterator[tuple[slice, np.ndarray]]], Iterable[tuple[slice, np.ndarray]]
 ]
 """Passes on groups of images, (which, their scores), and shows how far it is."""
-
-# Scores held at a time: shards are small, and each touched set is enumerated once here.
-_GROUP_BYTES = 2**26
-_GROUP_IMAGES = 1000
 
 
 def _of_keys(combine: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
@@ -281,44 +275,8 @@ def analyze(
         return _analyze_images(scores, span, store, request, squares)
 
     return functools.reduce(
-        operator.add, _side_by_side(analyze_group, watch(_groups(store)))
+        operator.add, side_by_side(analyze_group, watch(groups_of(store)))
     )
-
-
-def _side_by_side(
-    function: Callable[[Any], Analysis], groups: Iterable[Any]
-) -> Iterator[Analysis]:
-    """Maps groups in their order, as many at once as there are cores, four at most.
-
-    NumPy lets go of Python's lock while it computes. No more groups are read than are
-    worked on.
-    """
-    workers = min(4, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        begun: collections.deque[concurrent.futures.Future[Analysis]]
-        begun = collections.deque()
-        for group in groups:
-            if len(begun) == workers:
-                yield begun.popleft().result()
-            begun.append(pool.submit(function, group))
-        while begun:
-            yield begun.popleft().result()
-
-
-def _groups(store: ScoreStore) -> Iterator[tuple[slice, np.ndarray]]:
-    """Joins consecutive shards; an empty store is one group of no image."""
-    num_ablations = store.ablation.num_ablations(store.image_size)
-    empty = np.empty((0, num_ablations, store.num_classes), np.float32)
-    held, start, stop = [empty], 0, 0
-    for span, scores in store:
-        held.append(scores)
-        stop = span.stop
-        is_full = sum(part.nbytes for part in held) >= _GROUP_BYTES
-        if is_full or stop - start >= _GROUP_IMAGES:
-            yield slice(start, stop), np.concatenate(held)
-            held, start = [], stop
-    if start < stop or not stop:
-        yield slice(start, stop), np.concatenate(held)
 
 
 def _analyze_images(
