@@ -8,16 +8,18 @@ matmul rate, bytes over the copy rate) in milliseconds and the share of the near
 Masked networks are timed on a batch of ablated images, an image being P of them. Where
 PyTorch is installed its steps take turns with ours (`benchmarks.torch_twins`).
 
-A card compiles for longer than it runs: what is not compiled in time is left out, and
-named. --size=small, for CPUs, is the same of narrow networks.
+Compiling takes longer than running: what is not compiled in time is left out, and named.
+--size=small, for CPUs, is the same of narrow networks.
 """
 
 import argparse
 import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +33,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 ROUNDS, ROUND_SECONDS = 3, 0.2
-SHARE = 0.6  # of the time that compiling may take
+SHARE = 0.65  # of the time that compiling may take
+LONG = 20  # seconds that a compilation may take: none is begun later
 CHILD_SECONDS = 45  # kept for the process with deterministic operations
 
 
@@ -49,7 +52,7 @@ def main():
     jobs = jobs_of(SIZES[flags.size])
     jobs = {row: make for row, make in jobs.items() if row.startswith(flags.only)}
     deadline = begun + SHARE * flags.seconds
-    programs, missing = compile_all(jobs, deadline, SIZES[flags.size])
+    programs, missing = compile_all(jobs, SIZES[flags.size], deadline)
     print(f"compiled in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     seconds = time_in_turns(programs, missing)
     result = {
@@ -72,42 +75,63 @@ def main():
     result["seconds"] = time.monotonic() - begun
     if flags.out:
         flags.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result) if flags.only else table(result))
+    print(json.dumps(result) if flags.only else table(result), flush=True)
+    os._exit(0)  # threads may still be compiling
 
 
-def compile_all(jobs, deadline, size):
-    """({row: Program}, {row: why there is none}); several at once where cores allow."""
+def compile_all(jobs, size, deadline):
+    """({row: Program}, {row: why there is none}); several at once where cores allow.
+
+    What is still compiling at the deadline is abandoned: its thread goes on.
+    """
 
     def timely(make):
-        if time.monotonic() > deadline:
-            raise TimeoutError("not compiled in time")
+        if time.monotonic() > deadline - LONG:
+            raise TimeoutError
         return make()
 
-    made, missing = {}, {}
-    with concurrent.futures.ThreadPoolExecutor(
-        4 if (os.cpu_count() or 1) >= 8 else 1
-    ) as pool:
-        pending = {row: pool.submit(timely, make) for row, make in jobs.items()}
-        twins = {}
-        if len(jobs) > 1 and importlib.util.find_spec("torch"):
-            from benchmarks import torch_twins
+    made, missing, twins = {}, {}, {}
+    pool = concurrent.futures.ThreadPoolExecutor(4 if (os.cpu_count() or 1) >= 8 else 1)
+    pending = {row: pool.submit(timely, make) for row, make in jobs.items()}
+    if len(jobs) > 1 and importlib.util.find_spec("torch"):
+        from benchmarks import torch_twins
 
-            twins = torch_twins.jobs_of(size)
-        for row, make in twins.items():
+        twins = torch_twins.jobs_of(size)
+    for row, make in twins.items():
+        with interrupted_at(deadline):
             keep(row, lambda m=make: timely(m), made, missing)
-        for row, job in pending.items():
-            keep(row, job.result, made, missing)
+    for row, job in pending.items():
+        left = max(0, deadline - time.monotonic())
+        keep(row, lambda j=job, s=left: j.result(s), made, missing)
+    pool.shutdown(wait=False, cancel_futures=True)
     return {row: made[row] for row in [*jobs, *twins] if row in made}, missing
+
+
+@contextlib.contextmanager
+def interrupted_at(deadline):
+    """TimeoutError in the main thread, wherever it then is."""
+
+    def stop(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def keep(row, make, made, missing):
     """What cannot be (too little memory, say) is one row less, not the end."""
     try:
         made[row] = make()
-        print(f"  {row}", file=sys.stderr, flush=True)
+    except TimeoutError:
+        missing[row] = "not compiled in time"
     except Exception as error:
         missing[row] = f"{type(error).__name__}: {str(error)[:200]}"
-        print(f"  {row}: {missing[row]}", file=sys.stderr, flush=True)
+    print(f"  {row}: {missing.get(row, 'compiled')}", file=sys.stderr, flush=True)
 
 
 def time_in_turns(programs, missing):
