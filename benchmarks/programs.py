@@ -271,13 +271,13 @@ def jobs_of(size):
         f"score bandnet {big}": job(
             scoring, job(random_scores, large, *side), few, side[0]
         ),
-        f"score masked ResNet-50 {big}": job(
-            scoring, job(random_scores, deep, *side), few, side[0]
-        ),
         **{
             f"part of bandnet {middle}: {part}": job(
                 step_part, part, bands[middle], size.batch, *cifar
             )
             for part in ("augmentation", "forward", "forward and backward")
         },
+        f"score masked ResNet-50 {big}": job(
+            scoring, job(random_scores, deep, *side), few, side[0]
+        ),
     }

@@ -28,11 +28,11 @@ def jobs_of(size):
         "torch step ResNet-18": functools.partial(
             train_step, batch=size.batch, kept=4, shift=4, **cifar
         ),
-        f"torch step ResNet-50 {big}": functools.partial(
-            train_step, batch=size.large_batch, kept=size.columns, shift=0, **large
-        ),
         "torch score masked ResNet-18": functools.partial(
             scoring, batch=size.score_batch, **cifar
+        ),
+        f"torch step ResNet-50 {big}": functools.partial(
+            train_step, batch=size.large_batch, kept=size.columns, shift=0, **large
         ),
     }
 

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # On a machine with an accelerator for minutes, without internet: sets up and runs all.
 #
-#   bash scripts/card.sh prepare FOLDER OUT MINUTES   # the benchmark; decides, compiles
-#   bash scripts/card.sh run FOLDER OUT MINUTES       # the long run, in parts for OUT
+#   bash scripts/card.sh prepare FOLDER OUT MINUTES [FLAGS]  # the benchmark; decides, compiles
+#   bash scripts/card.sh run FOLDER OUT MINUTES [FLAGS]      # the long run, in parts for OUT
 #
-# FOLDER holds cifar10_train.npz and wheels/, made by `python -m scripts.wheels
-# FOLDER/wheels ml_collections safetensors --have=LIST`. OUT gets what is to be kept:
-# tables, logs, and the model as parts of at most 15 MiB (cat OUT/model.tar.gz.* | tar
-# xz). Between the two the machine must keep /tmp; if it does not, the second decides
-# for itself.
+# FLAGS are more of scripts/long_run.py's. FOLDER holds cifar10_train.npz and wheels/, made
+# by `python -m scripts.wheels FOLDER/wheels ml_collections safetensors tqdm --have=LIST`.
+# OUT gets what is to be kept: tables, logs, and the model as parts of at most 15 MiB (cat
+# OUT/model.tar.gz.* | tar xz). Between the two the machine must keep /tmp; if it does not,
+# the second decides for itself.
 set -euo pipefail
 what=$1 folder=$2 out=$3 minutes=$4
+shift 4
 site=/tmp/dsmooth_site run=/tmp/dsmooth_card
 mkdir -p "$out"
 python3 -m pip install --quiet --no-index --no-deps --upgrade --target="$site" \
   "$folder"/wheels/*.whl
 export PYTHONPATH="$site" PYTHONUNBUFFERED=1
-long_run=(python3 -m scripts.long_run --data_dir="$folder" --out="$run" --minutes="$minutes")
+long_run=(python3 -m scripts.long_run --data_dir="$folder" --out="$run"
+  --minutes="$minutes" "$@")
 case $what in
   prepare)
     python3 -m benchmarks.accelerator --seconds="${SECONDS_FOR_BENCHMARK:-240}" \

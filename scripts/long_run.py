@@ -124,13 +124,13 @@ def make_plan(asked, out, data_dir, begun):
         times[stage] = time_stage(configs[stage], data_dir, probe)
     startup = sum(t["startup"] for t in times.values())
     steps = sum(t["steps"] * t["seconds"] for t in times.values())
-    left = 60 * asked["minutes"] - RESERVE
-    if begun is not None:
-        left -= time.monotonic() - begun + startup
+    before = 0.0 if begun is None else time.monotonic() - begun + startup
+    left = 60 * asked["minutes"] - RESERVE - before
     factor = min(1.0, left / steps)
     print(f"{STAGES}: {times}")
     print(
-        f"estimated {steps + startup + RESERVE:.0f} s, {left:.0f} s are left for steps"
+        f"estimated {before + steps + RESERVE:.0f} s, {left:.0f} s are left for "
+        f"{steps:.0f} s of steps"
     )
     if factor * min(t["steps"] for t in times.values()) < 1:
         raise SystemExit(

@@ -186,7 +186,8 @@ for feed, most in (
     while len(losses) < 20:
         count = min(most, 20 - len(losses))
         state, measured = take(state, len(losses), count)
-        losses += np.asarray(measured["loss"])[:count].tolist()
+        loss = measured.names.index("loss")
+        losses += np.asarray(measured.values)[:count, loss].tolist()
     found.append(losses)
 print(json.dumps(found))
 """

@@ -10,7 +10,6 @@ On CPUs a call is one step: XLA computes convolutions in loops much more slowly 
 """
 
 import concurrent.futures
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from jaxtyping import Array, Int, UInt8
 
 from dsmooth_jax import distributed
 from dsmooth_jax.data import Batch
+from dsmooth_jax.training.metrics import Measured
 from dsmooth_jax.training.step import TrainState, TrainStep
 
 MEMORY_SHARE = 0.25
@@ -35,7 +35,7 @@ MOST_STEPS = 100
 CALL_SECONDS = 0.5
 """About so long a call takes then."""
 
-Take = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Array]]]
+Take = Callable[[TrainState, int, int], tuple[TrainState, Measured]]
 """(state, steps taken, steps to take) -> (state, metrics of each of them)."""
 
 
@@ -65,38 +65,37 @@ class Resident:
             for array in (self.images, self.labels.astype(np.int32))
         )
 
-        def one(state: Any, images: Any, labels: Any, rows: Any, key_data: Any) -> Any:
+        def one(state: Any, images: Any, labels: Any, key_data: Any, rows: Any) -> Any:
             found = [jnp.take(all, rows, 0, mode="clip") for all in (images, labels)]
             inputs, targets = jax.lax.with_sharding_constraint(found, shares)
-            return step(state, inputs, targets, jax.random.wrap_key_data(key_data))
+            key = jax.random.wrap_key_data(key_data)
+            state, metrics = step(state, inputs, targets, key)
+            return state, Measured.of(metrics)
 
-        def several(state, images, labels, rows, key_data, count):
-            _, measured = jax.eval_shape(one, state, images, labels, rows[0], key_data)
-            every = jax.tree.map(lambda m: jnp.zeros((most,), m.dtype), measured)
+        def several(state, images, labels, key_data, rows, count):
+            _, first = jax.eval_shape(one, state, images, labels, key_data, rows[0])
+            nothing = jnp.zeros((most, len(first.names)), first.values.dtype)
 
             def body(index, carry):
-                state, every = carry
-                state, measured = one(state, images, labels, rows[index], key_data)
-                put = functools.partial(jax.tree.map, lambda e, m: e.at[index].set(m))
-                return state, put(every, measured)
+                state, values = carry
+                state, measured = one(state, images, labels, key_data, rows[index])
+                return state, values.at[index].set(measured.values[0])
 
-            return jax.lax.fori_loop(0, count, body, (state, every))
-
-        def single(state, images, labels, rows, key_data, count):
-            state, measured = one(state, images, labels, rows[0], key_data)
-            return state, jax.tree.map(lambda value: value[None], measured)
+            state, values = jax.lax.fori_loop(0, count, body, (state, nothing))
+            return state, Measured(values, first.names)
 
         program = jax.jit(
-            single if most == 1 else several,
+            one if most == 1 else several,
             donate_argnums=0,
             out_shardings=everywhere,
         )
 
         def take(state: TrainState, first: int, count: int) -> Any:
             rows = self.rows(first, first + count).astype(np.int32)
-            if count < most:
-                rows = np.pad(rows, [(0, most - count), (0, 0)])
-            return program(state, images, labels, rows, key_data, np.int32(count))
+            if most == 1:
+                return program(state, images, labels, key_data, rows[0])
+            rows = np.pad(rows, [(0, most - count), (0, 0)])
+            return program(state, images, labels, key_data, rows, np.int32(count))
 
         return take
 
@@ -119,8 +118,8 @@ class Streamed:
 
         def one(state, images, labels, key_data):
             key = jax.random.wrap_key_data(key_data)
-            state, measured = step(state, images, labels, key)
-            return state, jax.tree.map(lambda value: value[None], measured)
+            state, metrics = step(state, images, labels, key)
+            return state, Measured.of(metrics)
 
         program = jax.jit(one, donate_argnums=0, out_shardings=everywhere)
 

@@ -7,6 +7,7 @@ TensorBoard's files beside it, where asked for, likewise.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -15,9 +16,31 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from dsmooth_jax.storage.files import write_whole
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What steps measured, in one array: the host fetches one, not one for each name.
+
+    Attributes:
+      values: float32 [n, M], of n steps (Any here: abstract values pass through too).
+      names: of the M metrics.
+    """
+
+    values: Any
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Array]) -> "Measured":
+        """The scalars of one step."""
+        names = tuple(sorted(metrics))
+        values = [metrics[name].astype(jnp.float32) for name in names]
+        return cls(jnp.stack(values)[None], names)
 
 
 class Means:
@@ -31,7 +54,7 @@ class Means:
         self.sums, self.count = dict(sums or {}), count
         self.learning_rate = math.nan  # the last step's
         # Of each call its steps, and their metrics, still on the device.
-        self.unread: list[tuple[int, dict[str, Array]]] = []
+        self.unread: list[tuple[int, Measured]] = []
 
     @property
     def num_unread(self) -> int:
@@ -51,15 +74,12 @@ class Means:
         step = done - self.num_unread
         left = [] if is_all else self.unread[-1:]
         ready = self.unread[: len(self.unread) - len(left)]
-        for (count, _), measured in zip(
-            ready, jax.device_get([measured for _, measured in ready]), strict=True
-        ):
-            rates = measured.pop("learning_rate")
-            for index in range(count):
+        for count, measured in ready:
+            for values in jax.device_get(measured.values)[:count].tolist():
                 step += 1
-                self.learning_rate = float(rates[index])
-                for name, values in measured.items():
-                    value = float(values[index])
+                found = dict(zip(measured.names, values, strict=True))
+                self.learning_rate = found.pop("learning_rate")
+                for name, value in found.items():
                     if not math.isfinite(value):
                         return f"the {name} became {value}", step
                     self.sums[name] = self.sums.get(name, 0.0) + value
