@@ -94,12 +94,7 @@ def log_doubts(
     >>> log_doubts(np.array([[[0.9, 1e-4, 1e-9]]]))
     array([[[ 0, 95,  0]]], dtype=int16)
     """
-    check_tolerance(tolerance)
-    checked = check_scores(scores).astype(np.float64)
-    levels = log_levels(checked, floor=floor)
-    low = log_levels(np.maximum(checked - tolerance, 0), floor=floor)
-    high = log_levels(np.minimum(checked + tolerance, 1), floor=floor)
-    return np.maximum(levels - low, high - levels)
+    return _with_doubts(scores, tolerance, floor)[1]
 
 
 def levels_and_doubts(
@@ -117,8 +112,19 @@ def levels_and_doubts(
     Raises:
       TypeError, ValueError: as those two.
     """
-    doubts = log_doubts(scores, tolerance) if tolerance else None
-    return log_levels(scores), doubts
+    return _with_doubts(scores, tolerance) if tolerance else (log_levels(scores), None)
+
+
+def _with_doubts(
+    scores: ArrayLike, tolerance: float, floor: float = 1e-4
+) -> tuple[Grades, Grades]:
+    """`log_levels` and `log_doubts`, which begins with them."""
+    check_tolerance(tolerance)
+    checked = check_scores(scores).astype(np.float64)
+    levels = log_levels(checked, floor=floor)
+    low = log_levels(np.maximum(checked - tolerance, 0), floor=floor)
+    high = log_levels(np.minimum(checked + tolerance, 1), floor=floor)
+    return levels, np.maximum(levels - low, high - levels)
 
 
 def mask_table(
