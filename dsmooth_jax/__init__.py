@@ -74,6 +74,7 @@ from dsmooth_jax.queries import (
     worst_placement,
 )
 from dsmooth_jax.ranks import worst_rank
+from dsmooth_jax.reach import votes_hold
 from dsmooth_jax.report.analysis import Analysis, analyze
 from dsmooth_jax.report.request import Attack, Request, attacks_on, request_of
 from dsmooth_jax.report.thumbnails import save_thumbnails
@@ -199,6 +200,7 @@ __all__ = [
     "touched_by_any",
     "uncertain_votes",
     "undefended",
+    "votes_hold",
     "vulnerability_map",
     "worst_placement",
     "worst_rank",

@@ -6,8 +6,21 @@ so is whether it can be made to win by some margin.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dsmooth_jax.duels import most_taken, preference, untouched_sums
+from dsmooth_jax.certificate import certify
+from dsmooth_jax.duels import (
+    check_levels,
+    chunks,
+    count,
+    most_taken,
+    predict,
+    preference,
+    untouched_sums,
+)
+from dsmooth_jax.threat import check_touched
+from dsmooth_jax.types import PerImageFlag
+from dsmooth_jax.voting import VotesLike
 
 NUM_STRONG = 10
 """Of more classes than this, only duels between so many strong ones are all counted."""
@@ -87,3 +100,55 @@ def _best_of_votes(
     second = np.where(is_first, -np.inf, kept).max(axis=2, keepdims=True)
     strongest = np.where(is_first, second, kept.max(axis=2, keepdims=True))
     return reached - strongest - (first < classes) / 2
+
+
+def votes_hold(votes: VotesLike, touched: ArrayLike) -> PerImageFlag:
+    """Whether no rewriting of one touched set changes the prediction: exactly.
+
+    The best attack on votes, where the attacker need not find pixels that cast them. Of
+    bool votes it is `certify`. Graded votes can hold where `certify` refuses: a class
+    that loses a duel may win the election.
+
+    Args:
+      votes: as in `certify`; a table of every ablation for each class.
+      touched: bool [L, P], as in `certify`.
+
+    Returns:
+      bool [N], False where some levels of the ablations of one row of ``touched``
+      change the prediction. Of graded votes any integers are levels.
+
+    Raises:
+      TypeError, ValueError: as `certify`.
+
+    >>> levels = np.array([[[9, 0, 4], [0, 9, 4], [4, 0, 9]]])  # a circle of duels
+    >>> from dsmooth_jax.voting import GradedVotes
+    >>> circle = GradedVotes(levels, limit=100)
+    >>> certify(circle, np.zeros((1, 3), bool)).is_certified
+    array([False])
+    >>> votes_hold(circle, np.zeros((1, 3), bool))
+    array([ True])
+    """
+    levels, limit, is_votes = check_levels(votes)
+    if is_votes:
+        return certify(votes, touched).is_certified
+    sets = check_touched(touched, levels.shape[1])
+    holds = np.empty(len(levels), bool)
+    num_classes = levels.shape[2]
+    classes = np.arange(num_classes)
+    for part in chunks(levels, len(sets)):
+        worst = np.empty((len(sets), len(levels[part]), num_classes))
+        for c in classes:  # its worst duel among the ablations left alone
+            chosen = np.full(len(levels[part]), c)
+            mine = preference(levels[part], levels[part], chosen, limit)
+            duels = untouched_sums(mine, sets, limit)
+            worst[:, :, c] = np.where(classes == c, np.inf, duels).min(axis=2)
+        # For a rival all that is touched puts it first, and the predicted class last:
+        # no rewriting makes the one's worst duel better, or the other's worse.
+        predicted = predict(count(levels[part], limit, False))[:, None]  # [n, 1]
+        taken = most_taken(sets, limit)
+        own = np.take_along_axis(worst, predicted[None], axis=2) - taken
+        rival = worst + taken
+        wins = (rival > own) | ((rival == own) & (classes < predicted))
+        wins &= classes != predicted
+        holds[part] = ~wins.any(axis=(0, 2))
+    return holds

@@ -48,6 +48,7 @@ HOUSE = [
             "shards",
             "score_store",
             "label_store",
+            "attack_store",
             "pytrees",
             "checkpoint",
         ],
@@ -66,6 +67,7 @@ HOUSE = [
             "explorer_data",
             "summary",
             "more_tables",
+            "attack_summary",
             "plot_style",
             "figures",
             "heatmaps",
@@ -138,7 +140,16 @@ HOUSE = [
     ),
     (
         "commands",
-        ["cli", "train", "filling", "certification", "label_certification", "certify"],
+        [
+            "cli",
+            "train",
+            "filling",
+            "certification",
+            "label_certification",
+            "certify",
+            "attacks",
+            "attack",
+        ],
     ),
 ]
 
@@ -150,7 +161,7 @@ def names_in(folder, modules):
 
 
 PACKAGE = [name for part in HOUSE for name in names_in(*part)]
-SCRIPTS = ["train", "certify"]
+SCRIPTS = ["train", "certify", "attack"]
 ORDER = [*PACKAGE, "dsmooth_jax", *SCRIPTS]
 
 # What is proven, and what is shown of it.

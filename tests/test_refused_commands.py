@@ -11,6 +11,7 @@ from refusals import ROOT, save
 TRAIN = ["train.py", "--config=configs/mnist5k_smoke.py", "--workdir={tmp}/new"]
 SCORED = ["certify.py", "--scores={scores}", "--out={tmp}/out"]
 TRAINED = ["certify.py", "--workdir={trained}", "--out={tmp}/out"]
+ATTACK = ["attack.py", "--workdir={trained}", "--out={tmp}/out"]
 DEMO = "--workdir=runs/demo"
 COMMANDS = {
     "train, no flag": (["train.py"], ["--config", "--workdir", "configs/mnist5k"]),
@@ -148,6 +149,30 @@ COMMANDS = {
         [*TRAINED, "--batch_size=0"],
         ["batch_size=0", ">= 1"],
     ),
+    "attack, no flag": (["attack.py"], ["--workdir", DEMO]),
+    "attack, no workdir there": (
+        ["attack.py", "--workdir={tmp}/typo"],
+        ["typo", "no checkpoint", "train"],
+    ),
+    "attack, no steps": ([*ATTACK, "--steps=0"], ["--steps=0", ">= 1"]),
+    "attack, no such decision": (
+        [*ATTACK, "--decision=masks"],
+        ["--decision=masks", "double_masking", "undefended"],
+    ),
+    "attack, undefended by a decision": (
+        [*ATTACK, "--undefended", "--decision=votes"],
+        ["--undefended", "leave out --decision"],
+    ),
+    "attack, pictures below 0": (
+        [*ATTACK, "--num_pictures=-1"],
+        ["--num_pictures=-1", ">= 0"],
+    ),
+    "attack, patch too large": ([*ATTACK, "--patches=2x29"], ["2x29", "28x28"]),
+    "attack, malformed patches": ([*ATTACK, "--patches=5"], ["'5'", "HEIGHTxWIDTH"]),
+    "attack, too many images": (
+        [*ATTACK, "--num_images=1001"],
+        ["--num_images=1001", "1..1000"],
+    ),
 }
 
 # Each command in a process of its own, forked where imports are done and data are read
@@ -211,7 +236,7 @@ def finished(scratch, smoke_run):
             }
             | {
                 f"{name} --help": [name, "--help"]
-                for name in ("train.py", "certify.py")
+                for name in ("train.py", "certify.py", "attack.py")
             }
         ),
         cwd=ROOT,
@@ -248,6 +273,7 @@ def test_a_wrong_command_line_leaves_nothing_behind(finished, scratch):
     [
         ("train.py", ["python train.py --config=configs/", "--workdir", "killed"]),
         ("certify.py", ["python certify.py --workdir", "--patches", "HEIGHTxWIDTH"]),
+        ("attack.py", ["python attack.py --workdir", "--undefended", "--steps"]),
     ],
 )
 def test_help_explains(finished, script, words):

@@ -26,6 +26,9 @@ BEST = Path("checkpoints", "best")
 CERTIFIED = Path("certify")
 """What was found, a folder for each split."""
 
+ATTACKED = Path("attack")
+"""What attacks found, a folder for each split."""
+
 SCORES = Path("scores")
 """The store, in a folder that holds what was found."""
 

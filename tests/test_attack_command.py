@@ -1,0 +1,160 @@
+"""Protects attack.py: what it prints, writes and takes up again is what was found."""
+
+import csv
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import dsmooth_jax as ds
+from dsmooth_jax import data
+from dsmooth_jax.commands import attacks
+from dsmooth_jax.storage.attack_store import read_parts
+from dsmooth_jax.storage.shards import StoreError
+
+PATCH = ds.Patch(8, 8)
+QUICK = {
+    "num_candidates": 2,
+    "steps": 4,
+    "num_restarts": 1,
+    "attacks_certified": False,
+    "seed": 0,
+    "batch_size": 8,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_try():
+    """Parts of few images; one classifier, so that it is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attacks, "_PART", 8)
+        patch.setattr(attacks, "load_smoothed", functools.cache(ds.load_smoothed))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(smoke_run):
+    """(workdir, function that attacks 12 of its test images: two parts)."""
+
+    def attack(out, **changes):
+        given = {"num_images": 12, "decision": "votes", **QUICK, **changes}
+        return attacks.attack_workdir(smoke_run, lambda _: [PATCH], out=out, **given)
+
+    return smoke_run, attack
+
+
+@pytest.fixture(scope="module")
+def attacked(run, tmp_path_factory):
+    """(folder, what was found there)."""
+    out = tmp_path_factory.mktemp("attacks") / "out"
+    return out, run[1](out)["8x8-votes"]
+
+
+def test_what_is_written_is_what_the_classifier_says(run, attacked):
+    """Rows, summary and pictures, each against predict on the saved images."""
+    out, found = attacked
+    smoothed = attacks.load_smoothed(run[0], chunk_size=8)
+    smoothed = dataclasses.replace(smoothed, decision="votes", patch=None)
+    images = data.load(name="mnist5k", split="test")
+    images = images.take(np.arange(12) * len(images) // 12)
+    np.testing.assert_array_equal(found["id"], images.ids)
+    np.testing.assert_array_equal(found["attacked"], smoothed.predict(found["image"]))
+    certificate = smoothed.certify(images.images, PATCH)
+    np.testing.assert_array_equal(found["clean"], certificate.prediction)
+    np.testing.assert_array_equal(found["is_certified"], certificate.is_certified)
+    assert found["is_broken"].any()
+    assert not (found["is_broken"] & found["votes_hold"]).any()
+    assert (found["votes_hold"] >= found["is_certified"]).all()
+    with open(out / "rows.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["attacked"]) for row in rows] == found["attacked"].tolist()
+    assert [int(row["is_broken"]) for row in rows] == found["is_broken"].tolist()
+    record = json.loads((out / "summary.json").read_text())["8x8-votes"]
+    assert record["attacked"] == (found["attacked"] == found["label"]).mean()
+    assert record["certified"] <= record["votes_hold"] <= record["attacked"]
+    pictures = sorted((out / "8x8-votes").glob("*.png"))
+    assert len(pictures) == min(found["is_broken"].sum(), 100)
+    first = int(np.flatnonzero(found["is_broken"])[0])
+    shown = np.asarray(Image.open(pictures[0]))
+    np.testing.assert_array_equal(shown, found["image"][first, :, :, 0])
+
+
+def test_a_killed_attack_goes_on_and_ends_as_if_it_had_not_been(
+    run, attacked, tmp_path, capsys
+):
+    """A part that is missing is made again; other settings are another attack."""
+    out, found = attacked
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "8x8-votes" / "part-00001.npz").unlink()
+    again = run[1](copy)["8x8-votes"]
+    for name, array in found.items():
+        np.testing.assert_array_equal(again[name], array)
+    assert "found the attack" not in capsys.readouterr().out
+    run[1](copy)
+    assert "found the attack by 8x8-votes of 12 images" in capsys.readouterr().out
+    with pytest.raises(StoreError, match=r"steps: saved 4, wanted 5.*--overwrite"):
+        run[1](copy, steps=5)
+    with open(copy / "8x8-votes" / "part-00000.npz", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(StoreError, match=r"part-00000.npz is damaged.*remove it"):
+        read_parts(copy / "8x8-votes")
+    other = run[1](copy, steps=5, is_anew=True, num_images=3)["8x8-votes"]
+    assert len(other["id"]) == 3
+
+
+def test_an_undefended_network_is_attacked_by_the_same_command(
+    run, tmp_path, capsys, monkeypatch
+):
+    """Of whole images, by the settings given; it has no certificate, and no votes."""
+    asked = []
+
+    def no_attack(classifier, images, labels, patch, **settings):
+        inputs = jnp.asarray(images / np.float32(255))
+        asked.append((jax.eval_shape(classifier, inputs), settings))
+        num = len(images)
+        return ds.Attacked(
+            images=images,
+            corners=np.full((num, 2), -1),
+            clean=labels,
+            predictions=labels,
+            is_broken=np.zeros(num, bool),
+            is_certified=np.zeros(num, bool),
+            num_gradients=np.zeros(num, np.int64),
+            seconds=0.0,
+        )
+
+    monkeypatch.setattr(attacks, "attack", no_attack)
+    found = run[1](tmp_path, decision="undefended", seed=5)["8x8-undefended"]
+    assert not found["is_certified"].any() and "votes_hold" not in found
+    assert [logits.shape for logits, _ in asked] == [(8, 10), (4, 10)]
+    assert [settings["seed"] for _, settings in asked] == [5, 5 + 8]
+    assert "votes hold" not in capsys.readouterr().out
+
+
+def test_a_certificate_that_breaks_is_kept_and_named(run, tmp_path, monkeypatch):
+    """The command ends with an error, and a file holds image, place and content."""
+
+    def lying_attack(*_, **__):
+        content, image = np.zeros((8, 8, 1), np.uint8), np.ones((28, 28, 1), np.uint8)
+        raise ds.UnsoundError(
+            index=3,
+            corner=(1, 2),
+            content=content,
+            image=image,
+            prediction=4,
+            attacked=9,
+        )
+
+    monkeypatch.setattr(attacks, "attack", lying_attack)
+    with pytest.raises(ds.UnsoundError, match="image 3 is certified as class 4"):
+        run[1](tmp_path, num_images=5)
+    with np.load(tmp_path / "8x8-votes" / "unsound.npz") as kept:
+        assert kept["index"] == 3 and kept["corner"].tolist() == [1, 2]
+        assert kept["content"].shape == (8, 8, 1) and kept["image"].all()
