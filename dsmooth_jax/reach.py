@@ -120,12 +120,12 @@ def votes_hold(votes: VotesLike, touched: ArrayLike) -> PerImageFlag:
     Raises:
       TypeError, ValueError: as `certify`.
 
-    >>> levels = np.array([[[9, 0, 4], [0, 9, 4], [4, 0, 9]]])  # a circle of duels
     >>> from dsmooth_jax.voting import GradedVotes
-    >>> circle = GradedVotes(levels, limit=100)
-    >>> certify(circle, np.zeros((1, 3), bool)).is_certified
+    >>> levels = np.repeat([[4, 2, 0], [0, 4, 2], [2, 0, 4]], [7, 4, 4], axis=0)
+    >>> circle = GradedVotes(levels[None], limit=2)  # of duels; 0 loses one by little
+    >>> certify(circle, np.eye(15, dtype=bool)).is_certified
     array([False])
-    >>> votes_hold(circle, np.zeros((1, 3), bool))
+    >>> votes_hold(circle, np.eye(15, dtype=bool))
     array([ True])
     """
     levels, limit, is_votes = check_levels(votes)
