@@ -5,10 +5,10 @@
 #   bash scripts/card.sh run FOLDER OUT MINUTES [FLAGS]      # the long run, in parts for OUT
 #
 # FLAGS are more of scripts/long_run.py's. FOLDER holds cifar10_train.npz and wheels/, made
-# by `python -m scripts.wheels FOLDER/wheels ml_collections safetensors tqdm --have=LIST`.
-# OUT gets what is to be kept: tables, logs, and the model as parts of at most 15 MiB (cat
-# OUT/model.tar.gz.* | tar xz). Between the two the machine must keep /tmp; if it does not,
-# the second decides for itself.
+# by `python -m scripts.wheels FOLDER/wheels ml_collections safetensors tqdm jinja2
+# --have=LIST`. OUT gets what is to be kept: tables, logs, and the model as parts of at most
+# 15 MiB (cat OUT/model.tar.gz.* | tar xz). Between the two the machine must keep /tmp; if
+# it does not, the second decides for itself.
 set -euo pipefail
 what=$1 folder=$2 out=$3 minutes=$4
 shift 4
@@ -27,8 +27,11 @@ case $what in
     "${long_run[@]}" --prepare 2>&1 | tee "$out/prepare.log"
     ;;
   run)
-    "${long_run[@]}" 2>&1 | tee "$out/run.log"
+    status=0
+    "${long_run[@]}" 2>&1 | tee "$out/run.log" || status=$?
+    test -d "$run/model" || exit "$status"
     tar czf - -C "$run" model plan.json | split -b 15M - "$out/model.tar.gz."
+    exit "$status"
     ;;
   *)
     echo "card.sh: $what must be prepare or run" >&2

@@ -27,6 +27,7 @@ import jax
 
 from dsmooth_jax import data, distributed, models
 from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.checks import check_installed
 from dsmooth_jax.commands.certification import ask, certify_workdir
 from dsmooth_jax.scoring import score
 from dsmooth_jax.smoothed import restore_base
@@ -52,6 +53,7 @@ def main():
     flags.add_argument("--width", type=int, default=None)
     flags = flags.parse_args()
     begun = time.monotonic()
+    check_installed("matplotlib", "jinja2")  # of the curve, and of the last report
     out = flags.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "compiled"))
