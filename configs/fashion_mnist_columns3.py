@@ -5,9 +5,10 @@ python train.py --config=configs/fashion_mnist_columns3.py --workdir=runs/fashio
 Needs the TFDS data set fashion_mnist, or fashion_mnist_train.npz and
 fashion_mnist_test.npz (--data_dir says where).
 
-12 minutes on two shared Intel Xeon cores. On the 10,000 test images 88.5 % clean,
-75.3 % certified at 2x2 and 62.0 % at 5x5 (graded votes, placement rule; threshold
-votes: 87.9, 74.3, 60.6 %). On 5,000 validation images 89.2 % clean, 63.6 % at 5x5.
+About 30 minutes on one shared core of an AMD EPYC. On the 10,000 test images double
+masking has 88.6 % clean and 66.8 % certified at 5x5, 89.2 and 78.5 % at 2x2; graded
+votes 88.6 % clean, 61.9 % at 5x5, 75.3 % at 2x2. On 5,000 validation images double
+masking has 88.7 % clean, 66.4 % at 5x5. docs/benchmarks.md.
 """
 
 from configs import mnist5k_columns
