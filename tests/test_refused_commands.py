@@ -77,6 +77,11 @@ COMMANDS = {
         ["--process_id=2", "0..1"],
     ),
     "certify, no flag": (["certify.py"], ["--workdir", "--scores", DEMO]),
+    "certify, fewer of what is scored": (
+        [*SCORED, "--num_images=3"],
+        ["--num_images", "--scores", "--workdir"],
+    ),
+    "certify, anew what is scored": ([*SCORED, "--overwrite"], ["--overwrite"]),
     "certify, both": ([*SCORED, DEMO], ["either", "--workdir", "--scores"]),
     "certify, compare one": (["certify.py", "--compare={scores}"], ["two or more"]),
     "certify, compare nothing": (

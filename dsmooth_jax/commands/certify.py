@@ -121,6 +121,12 @@ def _main(_: list[str]) -> None:
     # What cannot be is refused before the costly part, and leaves nothing behind.
     for name in ("batch_size", "chunk_size", "num_patches"):
         check_count(f"--{name}", given[name].value)
+    for name in ("num_images", "overwrite"):
+        if not given.workdir and given[name].value != given[name].default:
+            raise ValueError(
+                f"--{name} is of what is scored, and --{asked[0]} is scored already; "
+                "leave it out, or give --workdir"
+            )
     if given.voting == DOUBLE_MASKING and not given.compare:
         raise ValueError(
             "--voting=double_masking is for --compare; a table has its line anyway"
