@@ -2,9 +2,10 @@
 
 python -m benchmarks.certificate
 
-Random threshold votes; 10,000 images with CIFAR-10 columns, fewer of the larger tables,
-scaled to 10,000. NumPy on the host; beside each time the floating-point rate of the
-matrix products inside, and the machine's own.
+Random threshold votes, and for double masking random evidence, the winners with each
+pair of masks out; 10,000 images with CIFAR-10 columns, fewer of the larger tables,
+scaled to 10,000. NumPy on the host; beside each time of the placement rule the
+floating-point rate of the matrix products inside, and the machine's own.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ CASES = {
 def main():
     rng = np.random.default_rng(0)
     matmul, cost = matmul_job()
-    jobs, products = {("matmul", ""): matmul}, {}
+    jobs, products, num_masks = {("matmul", ""): matmul}, {}, {}
     for name, (ablation, patch, side, num_classes, n) in CASES.items():
         touched = ds.touched(ablation, patch, (side, side))
         votes = rng.random((n, touched.shape[1], num_classes)) > 0.8
@@ -31,12 +32,18 @@ def main():
             jobs[name, rule] = lambda v=votes, t=touched, r=rule: (
                 ds.certify(v, t, rule=r).margin
             )
+        masks = ds.design_masks(ablation, patch, (side, side))
+        levels = rng.integers(-9210, 1, votes.shape, np.int16)
+        jobs[name, "masking"] = lambda v=levels, m=masks: ds.mask_table(v, m)
+        num_masks[name] = len(masks)
     seconds = best_times(jobs, rounds=5)
     rows = [
         {
             "case": name,
             "seconds_per_10000_placement": seconds[name, "placement"] / n * 10_000,
             "seconds_per_10000_margin": seconds[name, "margin"] / n * 10_000,
+            "masks": num_masks[name],
+            "seconds_per_10000_masking": seconds[name, "masking"] / n * 10_000,
             "gflop_per_second": products[name] * n / seconds[name, "placement"] / 1e9,
         }
         for name, (*_, n) in CASES.items()
