@@ -15,7 +15,9 @@ from PIL import Image
 import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.commands import attacks
-from dsmooth_jax.storage.attack_store import read_parts
+from dsmooth_jax.report import figures
+from dsmooth_jax.report.attack_summary import attacked_squares
+from dsmooth_jax.storage.attack_store import begin_attack, read_parts, write_part
 from dsmooth_jax.storage.shards import StoreError
 
 PATCH = ds.Patch(8, 8)
@@ -83,6 +85,49 @@ def test_what_is_written_is_what_the_classifier_says(run, attacked):
     first = int(np.flatnonzero(found["is_broken"])[0])
     shown = np.asarray(Image.open(pictures[0]))
     np.testing.assert_array_equal(shown, found["image"][first, :, :, 0])
+
+
+def test_the_report_marks_what_an_attack_of_the_same_classifier_left(tmp_path):
+    """By the side of the square; not of other checkpoints, images or decisions."""
+    scores = np.full((4, 6, 3), 0.3, np.float32)
+    store = ds.save_scores(
+        tmp_path / "certify" / "test" / "scores",
+        scores,
+        ablation=ds.Columns(2),
+        image_shape=(6, 6, 1),
+        labels=[0, 1, 2, 0],
+        ids=["a", "b", "c", "d"],
+        made_by={"checkpoint": "same", "data": {"name": "x", "split": "test"}},
+    )
+
+    def attacked(name, ids=("a", "c"), checkpoint="same"):
+        folder = tmp_path / "attack" / "test" / name
+        begin_attack(folder, {"checkpoint": checkpoint})
+        flags = np.array([True, False])
+        classes = np.array([1, 2])
+        arrays = {"label": classes, "clean": classes, "attacked": classes - flags}
+        write_part(folder, 0, {**arrays, "id": np.array(ids), "is_certified": flags})
+
+    assert attacked_squares(store) == {}
+    attacked("2x2")
+    attacked("2x3")
+    attacked("3x3-votes")
+    attacked("4x4", checkpoint="other")
+    attacked("5x5", ids=("a", "z"))
+    assert attacked_squares(store) == {2: ds.Accuracy(1, 2)}
+    figure = figures.accuracy_figure(
+        {
+            ("graded", ds.Patch(2, 2), "placement"): ds.Evaluation(
+                *[ds.Accuracy(3, 4)] * 3
+            )
+        },
+        base_accuracy=0.5,
+        attacked=attacked_squares(store),
+        caption="4 images",
+    )
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    (cross,) = (h for h, text in zip(handles, labels, strict=True) if "attack" in text)
+    assert cross.lines[0].get_xydata().tolist() == [[2, 50]]
 
 
 def test_a_killed_attack_goes_on_and_ends_as_if_it_had_not_been(

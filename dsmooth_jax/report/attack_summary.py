@@ -9,8 +9,10 @@ import numpy as np
 
 from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.report.summary import format_accuracy
-from dsmooth_jax.storage.attack_store import Arrays
+from dsmooth_jax.storage.attack_store import Arrays, read_parts, read_settings
 from dsmooth_jax.storage.files import write_whole
+from dsmooth_jax.storage.shards import Shards
+from dsmooth_jax.storage.workdir import ATTACKED
 
 ACCURACIES = ("clean", "attacked", "votes_hold", "certified")
 """Images that are right: as they are; after the attack; whose votes nothing can turn
@@ -46,6 +48,31 @@ def format_attacks(found: Mapping[str, Arrays]) -> str:
         cells = [format_accuracy(one[n]) if n in one else " " * 22 for n in names]
         lines.append(f"{patch:{wide}}  {'  '.join(cells)}")
     return "\n".join(lines)
+
+
+def attacked_squares(store: Shards) -> dict[int, Accuracy]:
+    """What attack.py found of a store's images, of squares, in the run of the store.
+
+    Args:
+      store: of a run's folder, RUN/certify/SPLIT/scores.
+
+    Returns:
+      {side: images that were right after the attack}, of the classifier's own decision;
+      empty where there is no attack on the same checkpoint and images.
+    """
+    found = {}
+    if len(store.path.absolute().parents) < 3:
+        return {}
+    run, split = store.path.absolute().parents[2], str(store.origin.split)
+    for folder in sorted((run / ATTACKED / split).glob("*x*")):
+        height, _, width = folder.name.partition("x")
+        settings = read_settings(folder) if height == width else None
+        if settings is None or settings["checkpoint"] != store.origin.checkpoint:
+            continue
+        arrays = read_parts(folder)
+        if np.isin(arrays["id"], store.ids).all():
+            found[int(height)] = accuracies(arrays)["attacked"]
+    return found
 
 
 def attack_rows(found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:

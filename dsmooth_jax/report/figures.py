@@ -12,7 +12,7 @@ import numpy as np
 
 from dsmooth_jax.alarms import AlarmCertificate, evaluate_alarm
 from dsmooth_jax.certificate import Rule
-from dsmooth_jax.evaluation import Evaluation
+from dsmooth_jax.evaluation import Accuracy, Evaluation
 from dsmooth_jax.report.plot_style import (
     BLUE,
     FAINT,
@@ -23,6 +23,7 @@ from dsmooth_jax.report.plot_style import (
     PAPER,
     PURPLE,
     interval_band,
+    interval_marks,
     legend,
     new_figure,
     note,
@@ -54,6 +55,7 @@ def accuracy_figure(
     results: Mapping[tuple[Way, Patch, Rule], Evaluation],
     *,
     base_accuracy: float,
+    attacked: Mapping[int, Accuracy] | None = None,
     caption: str,
 ) -> "Figure":
     """Draws certified accuracy over patch size, with clean and base accuracy.
@@ -62,6 +64,7 @@ def accuracy_figure(
       results: {(way to decide, patch, rule): evaluation}. Squares are drawn by their
         side; other shapes one after the other.
       base_accuracy: the mean over ablations, in [0, 1].
+      attacked: {side: images right after an attack by this square}, where there is one.
       caption: a line of small print: data, n, model.
     """
     figure, axes = new_figure(
@@ -108,6 +111,8 @@ def accuracy_figure(
             if voting == DOUBLE_MASKING
             else f"{voting.replace('_', ' ')} votes, {rule} rule",
         )
+    if attacked and are_squares:
+        interval_marks(axes, attacked, "right after an attack")
     axes.set_xlim(*span)
     if are_squares:
         axes.set_xlabel("side of the square patch (pixels)")

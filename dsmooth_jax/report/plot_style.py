@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +137,27 @@ def interval_band(
     """The 95 % intervals, behind a line."""
     low, high = zip(*(percent(a.interval) for a in accuracies), strict=True)
     axes.fill_between(place, low, high, color=color, alpha=0.16, linewidth=0)
+
+
+def interval_marks(
+    axes: "Axes", accuracies: Mapping[int, Accuracy], label: str
+) -> None:
+    """Marks accuracies {place: accuracy} with their intervals, and says of how many."""
+    values = np.array([100 * one.value for one in accuracies.values()])
+    ends = np.array([100 * np.array(one.interval) for one in accuracies.values()]).T
+    counts = sorted({one.num_images for one in accuracies.values()})
+    of = " or ".join(f"{count:,}" for count in counts)
+    axes.errorbar(
+        list(accuracies),
+        values,
+        yerr=np.abs(ends - values),
+        color=INK,
+        marker="x",
+        linestyle="none",
+        linewidth=1,
+        zorder=4,
+        label=f"{label}, {of} images",
+    )
 
 
 def percent(interval: tuple[float, float]) -> tuple[float, float]:

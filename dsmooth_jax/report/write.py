@@ -13,6 +13,7 @@ import numpy as np
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, heatmaps, html, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.attack_summary import attacked_squares
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import SUMMARY
@@ -84,6 +85,7 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
         "certified_accuracy": figures.accuracy_figure(
             analysis.squares(_sides(analysis)),
             base_accuracy=analysis.base_accuracy,
+            attacked=attacked_squares(store),
             caption=about_all,
         ),
         "rectangles": heatmaps.rectangles_figure(
