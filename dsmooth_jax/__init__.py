@@ -96,6 +96,7 @@ from dsmooth_jax.storage.score_store import (
 )
 from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
+from dsmooth_jax.universal import universal_patch
 from dsmooth_jax.victims import undefended
 from dsmooth_jax.voting import (
     GRADES,
@@ -200,6 +201,7 @@ __all__ = [
     "touched_by_any",
     "uncertain_votes",
     "undefended",
+    "universal_patch",
     "votes_hold",
     "vulnerability_map",
     "worst_placement",

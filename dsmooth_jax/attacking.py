@@ -28,7 +28,7 @@ from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.masking import check_images
 from dsmooth_jax.patching import apply_patch
 from dsmooth_jax.threat import Patch, check_patch
-from dsmooth_jax.types import Corners, PerImage, PerImageFlag
+from dsmooth_jax.types import Corners, ImageSize, PerImage, PerImageFlag
 from dsmooth_jax.victims import Attackable, Victim, victim_of
 
 _KEPT = 4
@@ -140,13 +140,7 @@ def attack(
       is returned, is not its label, and was before. That an image is not broken says
       nothing: a better attack may break it, unless it is certified.
     """
-    pixels = np.asarray(check_images(images))
-    if pixels.dtype != np.uint8:
-        raise TypeError(
-            f"images have dtype {pixels.dtype}; an attack needs uint8, the pixels that "
-            "can be saved; round 255 times floating ones"
-        )
-    truth = check_labels(labels, len(pixels), None)
+    pixels, truth, size = check_attack(images, labels, patch)
     for name, value in (
         ("num_candidates", num_candidates),
         ("steps", steps),
@@ -154,7 +148,6 @@ def attack(
         ("batch_size", batch_size),
     ):
         check_count(name, value)
-    size = check_patch(patch, pixels.shape[1:3])
     victim = victim_of(classifier, patch, size, batch_size=batch_size)
     settings = _Settings(
         num_candidates, steps, num_restarts, attacks_certified, seed, batch_size
@@ -165,6 +158,20 @@ def attack(
         group = pixels[span], truth[span]
         parts.append(_attack_group(victim, *group, patch, start, settings))
     return join_attacked(parts)
+
+
+def check_attack(
+    images: Any, labels: Any, patch: Any
+) -> tuple[np.ndarray, np.ndarray, ImageSize]:
+    """Returns images, labels and (H, W), or raises the error of what is wrong."""
+    pixels = np.asarray(check_images(images))
+    if pixels.dtype != np.uint8:
+        raise TypeError(
+            f"images have dtype {pixels.dtype}; an attack needs uint8, the pixels that "
+            "can be saved; round 255 times floating ones"
+        )
+    truth = check_labels(labels, len(pixels), None)
+    return pixels, truth, check_patch(patch, pixels.shape[1:3])
 
 
 def join_attacked(parts: Sequence[Attacked]) -> Attacked:

@@ -26,7 +26,7 @@ from dsmooth_jax.victims import Study
 _LARGEST_STEP, _SMALLEST_STEP = 0.15, 0.01
 """Of a climb, in units of the pixels' range; linear in between."""
 
-_MOMENTUM = 0.9
+MOMENTUM = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def first_candidates(
         known = study.known(image[part], row[part])
         own = study.prediction[image[part]]
         batch = (images[image[part]], own, rival[part], *known)
-        covered = _run(_saliency, margin_fn, batch, batch_size)
+        covered = run_batch(_saliency, margin_fn, batch, batch_size)
         for q, gradient in zip(range(len(image))[part], covered, strict=True):
             is_mine = study.row == row[q]
             corner[q] = _corner(gradient, is_mine, patch, int(place[q]))
@@ -169,8 +169,13 @@ def climb(
             candidates.rival[part],
             *study.known(image, candidates.row[part]),
         )
-        contents[part], margin[part] = _run(_climb, fn, batch, batch_size)
+        contents[part], margin[part] = run_batch(_climb, fn, batch, batch_size)
     return dataclasses.replace(candidates, contents=contents, margin=margin)
+
+
+def step_length(done: Any) -> Any:
+    """How far each pixel moves, of the pixels' range, when so much is done, 0 to 1."""
+    return _LARGEST_STEP + (_SMALLEST_STEP - _LARGEST_STEP) * done
 
 
 def _corner(
@@ -193,10 +198,10 @@ def _batches(num: int, batch_size: int) -> Iterator[slice]:
         yield slice(start, min(start + batch_size, num))
 
 
-def _run(
+def run_batch(
     fn: Callable, kept: Any, batch: tuple[np.ndarray, ...], batch_size: int
 ) -> Any:
-    """A compiled function of a batch, filled up to one size and cut off again."""
+    """Runs a compiled function of a batch, filled up to one size and cut off again."""
     num, size = len(batch[0]), padded_batch_size(batch_size)
     filled = [np.resize(array, (size, *array.shape[1:])) for array in batch]
     filled = [x.astype(np.int32) if x.dtype == np.int64 else x for x in filled]
@@ -247,9 +252,8 @@ def _climb_share(
         gradient, margin = jax.grad(margins, has_aux=True)(contents)
         best = keep_best(contents, margin, best)
         size = jnp.abs(gradient).mean(axis=(1, 2, 3), keepdims=True)
-        velocity = _MOMENTUM * velocity + gradient / jnp.maximum(size, 1e-20)
-        done = i.astype(jnp.float32) / steps.astype(jnp.float32)
-        length = _LARGEST_STEP + (_SMALLEST_STEP - _LARGEST_STEP) * done
+        velocity = MOMENTUM * velocity + gradient / jnp.maximum(size, 1e-20)
+        length = step_length(i.astype(jnp.float32) / steps.astype(jnp.float32))
         contents = jnp.clip(contents + length * jnp.sign(velocity), 0, 1)
         return jnp.round(255 * contents) / 255, velocity, best
 

@@ -232,6 +232,28 @@ def test_the_last_row_and_column_are_reached():
     assert found.corners.tolist() == [[4, 5]] * 2
 
 
+def test_one_patch_breaks_images_that_it_was_not_trained_on():
+    """An undefended network, any place and light; what may be printed is kept to."""
+    classifier, patch = plain(0.3), ds.Patch(4, 4)
+    train, others = some_images(40), some_images(200, seed=1)
+    labels = np.asarray(classifier(jnp.asarray(train / np.float32(255)))).argmax(1)
+    settings = {"target": 1, "steps": 30, "brightness": 0.2, "printable": (20, 230)}
+    found = ds.universal_patch(classifier, train, labels, patch, **settings)
+    assert found.shape == (4, 4, 1) and found.min() >= 20 and found.max() <= 230
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, [3, 4], (200, 2))
+    noise = rng.integers(0, 256, (200, 4, 4, 1), np.uint8)
+
+    def share(contents):
+        patched = ds.apply_patch(others, contents, corners)
+        logits = classifier(jnp.asarray(patched / np.float32(255)))
+        return (np.asarray(logits).argmax(axis=1) == 1).mean()
+
+    assert share(found) > share(noise) + 0.2
+    again = ds.universal_patch(classifier, train, labels, patch, **settings)
+    np.testing.assert_array_equal(again, found)
+
+
 # Soundness.
 
 

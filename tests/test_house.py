@@ -117,6 +117,7 @@ HOUSE = [
             "victims",
             "candidates",
             "attacking",
+            "universal",
             "distributed",
             "distributed_scoring",
         ],

@@ -14,6 +14,11 @@ def attack(classifier=SMOOTHED, **changes):
     return ds.attack(classifier, **arguments | changes)
 
 
+def universal(**changes):
+    arguments = {"images": PIXELS, "labels": LABELS, "patch": ds.Patch(2, 2)}
+    return ds.universal_patch(SMOOTHED, **{"target": 1} | arguments | changes)
+
+
 def apply_patch(images=PIXELS, contents=CONTENT, corners=(0, 0)):
     return ds.apply_patch(images, contents, corners)
 
@@ -55,6 +60,16 @@ def calls():
         rows.append((f"{argument} 0", {argument: 0}, ValueError, words))
     for what, changes, error, words in rows:
         yield f"attack: {what}", lambda c=changes: attack(**c), error, words
+    for what, changes, words in (
+        ("target", {"target": 3}, ["target=3", "0..2"]),
+        ("all of the target", {"labels": LABELS * 0, "target": 0}, ["target=0"]),
+        ("steps 0", {"steps": 0}, ["steps=0", ">= 1"]),
+        ("brightness", {"brightness": 1.0}, ["brightness=1.0", "< 1"]),
+        ("printable", {"printable": (9, 5)}, ["printable=(9, 5)", "0..255"]),
+        ("images floating", {"images": IMAGES}, ["float32", "uint8"]),
+    ):
+        error = TypeError if "floating" in what else ValueError
+        yield f"universal_patch: {what}", lambda c=changes: universal(**c), error, words
     for what, changes, error, words in (
         ("dtype", {"contents": CONTENT / 255}, TypeError, ["float64", "uint8"]),
         ("no image", {"contents": CONTENT[0]}, ValueError, ["(3, 1)", "[h, w, 1]"]),
