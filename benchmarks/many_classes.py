@@ -72,8 +72,14 @@ def main():
             check=True,
         )
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    show([{"num_images": num_images, "seconds": seconds, "peak_mib": peak}])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = {
+        "num_images": num_images,
+        "seconds": seconds,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "peak_mib": used.ru_maxrss / 1024,
+    }
+    show([row])
 
 
 if __name__ == "__main__":
