@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
+import threadpoolctl
 
 from dsmooth_jax.storage.score_store import ScoreStore
 
@@ -23,11 +24,13 @@ def side_by_side(
 ) -> Iterator[Found]:
     """Maps groups in their order, as many at once as there are cores, four at most.
 
-    NumPy lets go of Python's lock while it computes. No more groups are read than are
+    NumPy lets go of Python's lock while it computes; its matrix products then take one
+    thread each, which do not wait for one another. No more groups are read than are
     worked on.
     """
     workers = min(4, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    one_thread = threadpoolctl.threadpool_limits(1, "blas")
+    with one_thread, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         begun: collections.deque[concurrent.futures.Future[Found]]
         begun = collections.deque()
         for group in groups:
