@@ -28,6 +28,9 @@ _LARGEST_STEP, _SMALLEST_STEP = 0.15, 0.01
 
 MOMENTUM = 0.9
 
+_RIVALS = 3
+"""Of each kind of placement: more of them would leave fewer places tried."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidates:
@@ -80,10 +83,10 @@ def first_candidates(
 ) -> Candidates:
     """The candidates of these ranks, of each active image.
 
-    Kinds of placement and rivals are ranked together by what they promise, those that
-    the certificate leaves open first; in each, corners by the gradient that the patch
-    would cover, those first that beat their neighbours. After the last pair the first
-    comes again, with its next corner.
+    Kinds of placement, each with its few nearest rivals, are ranked by what they
+    promise, those that the certificate leaves open first; in each, corners by the
+    gradient that the patch would cover, those first that beat their neighbours. After
+    the last pair the first comes again, with its next corner.
 
     Args:
       margin_fn: of the victim.
@@ -102,10 +105,10 @@ def first_candidates(
         is_open = study.is_open[i]
         is_rival = np.arange(num_classes) != study.prediction[i]
         allowed = is_open | tries_closed | ~is_open.any()
-        is_pair = allowed[:, None] & is_rival
-        order = np.lexsort(
-            (-study.promise[i].ravel(), ~np.repeat(is_open, num_classes))
-        )
+        promise = np.where(is_rival, study.promise[i], -np.inf)
+        is_near = (-promise).argsort(axis=1).argsort(axis=1) < _RIVALS
+        is_pair = allowed[:, None] & is_rival & is_near
+        order = np.lexsort((-promise.ravel(), ~np.repeat(is_open, num_classes)))
         order = order[is_pair.ravel()[order]]
         place, pair = np.divmod(np.array(ranks), len(order))
         kinds.append(order[pair] // num_classes)
