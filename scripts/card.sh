@@ -7,8 +7,8 @@
 # FLAGS are more of scripts/long_run.py's. FOLDER holds cifar10_train.npz and wheels/, made
 # by `python -m scripts.wheels FOLDER/wheels ml_collections safetensors tqdm jinja2
 # threadpoolctl --have=LIST`. OUT gets what is to be kept: tables, logs, and the model as
-# parts of at most 15 MiB (cat OUT/model.tar.gz.* | tar xz). Between the two the machine must keep /tmp; if
-# it does not, the second decides for itself.
+# parts of at most 15 MiB (cat OUT/model.tar.gz.* | tar xz). Between the two the machine
+# must keep /tmp; if it does not, the second decides for itself.
 set -euo pipefail
 what=$1 folder=$2 out=$3 minutes=$4
 shift 4
