@@ -31,7 +31,10 @@ from dsmooth_jax.alarms import (
     choose_alarm_margin,
     evaluate_alarm,
 )
-from dsmooth_jax.attacking import Attacked, UnsoundError, attack
+from dsmooth_jax.attacks.attack import Attacked, UnsoundError, attack
+from dsmooth_jax.attacks.patching import apply_patch
+from dsmooth_jax.attacks.universal import universal_patch
+from dsmooth_jax.attacks.victims import undefended
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
 from dsmooth_jax.double_masking import (
     MaskedCertificate,
@@ -62,7 +65,6 @@ from dsmooth_jax.masked import MaskedClassifier, load_masked
 from dsmooth_jax.masking import ablate, crop, random_ablate
 from dsmooth_jax.masks import Masks, covering, covering_masks
 from dsmooth_jax.models import load_weights, save_weights
-from dsmooth_jax.patching import apply_patch
 from dsmooth_jax.queries import (
     certified_rectangles,
     certify_several,
@@ -96,8 +98,6 @@ from dsmooth_jax.storage.score_store import (
 )
 from dsmooth_jax.storage.shards import StoreError
 from dsmooth_jax.threat import Patch, max_touched, placements, touched
-from dsmooth_jax.universal import universal_patch
-from dsmooth_jax.victims import undefended
 from dsmooth_jax.voting import (
     GRADES,
     GradedVotes,

@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import dsmooth_jax as ds
-from dsmooth_jax.attack_objectives import double_masking_margin, votes_margin
+from dsmooth_jax.attacks.objectives import double_masking_margin, votes_margin
 from dsmooth_jax.certificate import predict_votes
 from dsmooth_jax.double_masking import double_masking_predict
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
-from dsmooth_jax.commands import attacks
+from dsmooth_jax.commands import attacking
 from dsmooth_jax.report import figures
 from dsmooth_jax.report.attack_summary import attacked_squares
 from dsmooth_jax.storage.attack_store import begin_attack, read_parts, write_part
@@ -35,8 +35,8 @@ QUICK = {
 def quick_to_try():
     """Parts of few images; one classifier, so that it is compiled once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attacks, "_PART", 8)
-        patch.setattr(attacks, "load_smoothed", functools.cache(ds.load_smoothed))
+        patch.setattr(attacking, "_PART", 8)
+        patch.setattr(attacking, "load_smoothed", functools.cache(ds.load_smoothed))
         yield
 
 
@@ -46,7 +46,7 @@ def run(smoke_run):
 
     def attack(out, **changes):
         given = {"num_images": 12, "decision": "votes", **QUICK, **changes}
-        return attacks.attack_workdir(smoke_run, lambda _: [PATCH], out=out, **given)
+        return attacking.attack_workdir(smoke_run, lambda _: [PATCH], out=out, **given)
 
     return smoke_run, attack
 
@@ -61,7 +61,7 @@ def attacked(run, tmp_path_factory):
 def test_what_is_written_is_what_the_classifier_says(run, attacked):
     """Rows, summary and pictures, each against predict on the saved images."""
     out, found = attacked
-    smoothed = attacks.load_smoothed(run[0], chunk_size=8)
+    smoothed = attacking.load_smoothed(run[0], chunk_size=8)
     smoothed = dataclasses.replace(smoothed, decision="votes", patch=None)
     images = data.load(name="mnist5k", split="test")
     images = images.take(np.arange(12) * len(images) // 12)
@@ -175,7 +175,7 @@ def test_an_undefended_network_is_attacked_by_the_same_command(
             seconds=0.0,
         )
 
-    monkeypatch.setattr(attacks, "attack", no_attack)
+    monkeypatch.setattr(attacking, "attack", no_attack)
     found = run[1](tmp_path, decision="undefended", seed=5)["8x8-undefended"]
     assert not found["is_certified"].any() and "votes_hold" not in found
     assert [logits.shape for logits, _ in asked] == [(8, 10), (4, 10)]
@@ -197,7 +197,7 @@ def test_a_certificate_that_breaks_is_kept_and_named(run, tmp_path, monkeypatch)
             attacked=9,
         )
 
-    monkeypatch.setattr(attacks, "attack", lying_attack)
+    monkeypatch.setattr(attacking, "attack", lying_attack)
     with pytest.raises(ds.UnsoundError, match="image 3 is certified as class 4"):
         run[1](tmp_path, num_images=5)
     with np.load(tmp_path / "8x8-votes" / "unsound.npz") as kept:

@@ -79,7 +79,7 @@ HOUSE = [
             "comparison",
         ],
     ),
-    ("", ["masking", "patching", "scoring", "labeling", "locality", "hiding"]),
+    ("", ["masking", "scoring", "labeling", "locality", "hiding"]),
     (
         "models",
         [
@@ -113,15 +113,13 @@ HOUSE = [
         [
             "smoothed",
             "masked",
-            "attack_objectives",
-            "victims",
-            "candidates",
-            "attacking",
-            "universal",
-            "distributed",
-            "distributed_scoring",
         ],
     ),
+    (
+        "attacks",
+        ["patching", "objectives", "victims", "candidates", "attack", "universal"],
+    ),
+    ("", ["distributed", "distributed_scoring"]),
     (
         "training",
         [
@@ -148,7 +146,7 @@ HOUSE = [
             "certification",
             "label_certification",
             "certify",
-            "attacks",
+            "attacking",
             "attack",
         ],
     ),

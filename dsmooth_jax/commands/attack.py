@@ -15,7 +15,7 @@ from absl import flags
 
 from dsmooth_jax.checks import check_count, user_path
 from dsmooth_jax.commands import cli
-from dsmooth_jax.commands.attacks import VICTIMS, attack_workdir
+from dsmooth_jax.commands.attacking import VICTIMS, attack_workdir
 
 
 def main() -> None:

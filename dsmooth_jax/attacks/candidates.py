@@ -17,11 +17,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 from numpy.lib.stride_tricks import sliding_window_view
 
+from dsmooth_jax.attacks.patching import paste
+from dsmooth_jax.attacks.victims import Study
 from dsmooth_jax.masking import to_unit
-from dsmooth_jax.patching import paste
 from dsmooth_jax.scoring import dealt, padded_batch_size
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.victims import Study
 
 _LARGEST_STEP, _SMALLEST_STEP = 0.15, 0.01
 """Of a climb, in units of the pixels' range; linear in between."""

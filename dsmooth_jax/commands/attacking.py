@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dsmooth_jax.attacking import UnsoundError, attack
+from dsmooth_jax.attacks.attack import UnsoundError, attack
+from dsmooth_jax.attacks.victims import undefended
 from dsmooth_jax.commands import cli
 from dsmooth_jax.commands.filling import open_images, out_folder, say_written
 from dsmooth_jax.commands.label_certification import is_masked_run
@@ -37,7 +38,6 @@ from dsmooth_jax.storage.workdir import ATTACKED, BEST, LOCK, SUMMARY
 from dsmooth_jax.threat import Patch, check_patch, touched
 from dsmooth_jax.training.ownership import locked
 from dsmooth_jax.types import ImageSize
-from dsmooth_jax.victims import undefended
 from dsmooth_jax.wording import counted
 
 VICTIMS: tuple[str, ...] = (*DECISIONS, "undefended")

@@ -2,7 +2,7 @@
 
 Between *certified* (no attack can) and *attacked* (this attack did) lies what nobody
 knows. The attack here is as strong as we can make it: it climbs what decides, through
-every ablation or mask that the patch touches (`attack_objectives`); it begins where the
+every ablation or mask that the patch touches (`objectives`); it begins where the
 certificate leaves most open; and it goes on where that pays. Contents stay on the grid
 of 8-bit pixels, so what is found is what can be saved. Nothing counts as broken unless
 the classifier's own `predict` answers otherwise on the uint8 image.
@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from dsmooth_jax.candidates import climb, first_candidates
+from dsmooth_jax.attacks.candidates import climb, first_candidates
+from dsmooth_jax.attacks.patching import apply_patch
+from dsmooth_jax.attacks.victims import Attackable, Victim, victim_of
 from dsmooth_jax.checks import check_count
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.masking import check_images
-from dsmooth_jax.patching import apply_patch
 from dsmooth_jax.threat import Patch, check_patch
 from dsmooth_jax.types import Corners, ImageSize, PerImage, PerImageFlag
-from dsmooth_jax.victims import Attackable, Victim, victim_of
 
 _KEPT = 4
 """Of so many candidates one goes on to the next round, of more steps."""

@@ -13,14 +13,14 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from dsmooth_jax.attacking import check_attack
-from dsmooth_jax.candidates import MOMENTUM, run_batch, step_length
+from dsmooth_jax.attacks.attack import check_attack
+from dsmooth_jax.attacks.candidates import MOMENTUM, run_batch, step_length
+from dsmooth_jax.attacks.patching import paste
+from dsmooth_jax.attacks.victims import Attackable, victim_of
 from dsmooth_jax.checks import check_count, check_range
 from dsmooth_jax.masking import to_unit
-from dsmooth_jax.patching import paste
 from dsmooth_jax.scoring import dealt
 from dsmooth_jax.threat import Patch
-from dsmooth_jax.victims import Attackable, victim_of
 
 
 def universal_patch(

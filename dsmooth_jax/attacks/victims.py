@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from dsmooth_jax.ablation import Ablation
-from dsmooth_jax.attack_objectives import (
+from dsmooth_jax.attacks.objectives import (
     at,
     double_masking_margin,
     guided,

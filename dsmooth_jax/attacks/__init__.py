@@ -1,0 +1,1 @@
+"""Attacks with patches, on classifiers of every kind here."""
