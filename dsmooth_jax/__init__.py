@@ -33,8 +33,8 @@ from dsmooth_jax.alarms import (
 )
 from dsmooth_jax.attacks.attack import Attacked, UnsoundError, attack
 from dsmooth_jax.attacks.patching import apply_patch
+from dsmooth_jax.attacks.undefended import undefended
 from dsmooth_jax.attacks.universal import universal_patch
-from dsmooth_jax.attacks.victims import undefended
 from dsmooth_jax.certificate import Certificate, certify, largest_certified_patch
 from dsmooth_jax.double_masking import (
     MaskedCertificate,

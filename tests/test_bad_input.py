@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+import test_refused_attacks
 import test_refused_geometry
 import test_refused_images
 import test_refused_masking
@@ -13,6 +14,7 @@ import test_refused_training
 import dsmooth_jax as ds
 
 TABLES = (
+    test_refused_attacks,
     test_refused_geometry,
     test_refused_images,
     test_refused_masking,
@@ -26,10 +28,10 @@ def test_every_public_function_has_a_row():
     # Protects the tables from functions that they do not know.
     filled_by_us = {"Accuracy", "Certificate", "Evaluation", "ScoreStore", "Ablation"}
     filled_by_us |= {"AlarmCertificate", "AlarmEvaluation"}
-    filled_by_us |= {"Analysis", "Attack", "ChosenVoting", "Origin"}
+    filled_by_us |= {"Analysis", "Attack", "Attacked", "ChosenVoting", "Origin"}
     filled_by_us |= {"MaskedCertificate", "LabelStore"}
     # Arithmetic on a number that `missing` gave; lookups.
-    unchecked = {"ScoreStore.span", "Request.setting"}
+    unchecked = {"ScoreStore.span", "Request.setting", "Request.sizes"}
     unchecked |= {"Analysis.is_right", "Analysis.squares"}
     unchecked |= {"Analysis.is_hit", "Analysis.way_against"}
     unchecked |= {"ScoreStore.check", "LabelStore.check"}  # what they read themselves

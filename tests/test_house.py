@@ -117,7 +117,15 @@ HOUSE = [
     ),
     (
         "attacks",
-        ["patching", "objectives", "victims", "candidates", "attack", "universal"],
+        [
+            "patching",
+            "objectives",
+            "undefended",
+            "victims",
+            "candidates",
+            "attack",
+            "universal",
+        ],
     ),
     ("", ["distributed", "distributed_scoring"]),
     (

@@ -70,6 +70,12 @@ def calls():
     ):
         error = TypeError if "floating" in what else ValueError
         yield f"universal_patch: {what}", lambda c=changes: universal(**c), error, words
+    yield (
+        "undefended: a function",
+        lambda: ds.undefended(len),
+        TypeError,
+        ["classifier=", "SmoothedClassifier", "as it is"],
+    )
     for what, changes, error, words in (
         ("dtype", {"contents": CONTENT / 255}, TypeError, ["float64", "uint8"]),
         ("no image", {"contents": CONTENT[0]}, ValueError, ["(3, 1)", "[h, w, 1]"]),

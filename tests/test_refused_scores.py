@@ -172,6 +172,7 @@ def calls():
             ("certify_several", lambda v: ds.certify_several(v, TOUCHED, 2)),
             ("vulnerability_map", lambda v: ds.vulnerability_map(
                 v, COLUMNS, ds.Patch(1, 1), SIZE)),
+            ("votes_hold", lambda v: ds.votes_hold(v, TOUCHED)),
             ("runner_up", ds.runner_up),
             ("largest_certified_patch", lambda v: ds.largest_certified_patch(
                 v, COLUMNS, SIZE)),

@@ -27,6 +27,7 @@ from dsmooth_jax.attacks.objectives import (
     two_rounds,
     votes_margin,
 )
+from dsmooth_jax.attacks.undefended import Shown
 from dsmooth_jax.double_masking import nominal
 from dsmooth_jax.duels import after_each_placement, check_levels, preference
 from dsmooth_jax.evidence import log_levels
@@ -38,7 +39,6 @@ from dsmooth_jax.masks import Masks, covered_placements
 from dsmooth_jax.scoring import (
     bound,
     dealt,
-    is_masked,
     padded_batch_size,
     softmax,
     some_scores,
@@ -106,37 +106,6 @@ def victim_of(
     else:
         kind = _Plain(bound("classifier", classifier), patch, batch_size)
     return Victim(kind.predict, kind.study, kind.margin_fn)
-
-
-def undefended(classifier: SmoothedClassifier | MaskedClassifier) -> LogitsFn:
-    """The network behind a defence, shown the whole image and simply believed.
-
-    Args:
-      classifier: what is left undefended.
-
-    Returns:
-      float32 images [B, H, W, C] in [0, 1] -> logits [B, K]: of the network on all of
-      the image; where it sees no more than a window (`one_pass_scores`), the mean of
-      the log scores of all windows.
-    """
-    if isinstance(classifier, MaskedClassifier):
-        return Partial(_Shown(classifier.fill), classifier.logits_fn)
-    scores_fn = bound("scores_fn", classifier.scores_fn)
-    if is_masked(scores_fn):
-        return Partial(_Shown(None), scores_fn.args[0])
-    return Partial(_mean_log_scores, scores_fn)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shown:
-    fill: float | None
-
-    def __call__(self, logits_fn: LogitsFn, images: Array) -> Array:
-        return logits_fn(encode(images) if self.fill is None else images)
-
-
-def _mean_log_scores(scores_fn: Partial, images: Array) -> Array:
-    return jnp.log(jnp.maximum(scores_fn(images), 1e-30)).mean(axis=1)
 
 
 # Smoothing.
@@ -274,7 +243,7 @@ class _Masked:
         return self.batch_size * self.classifier.masks.num_masks(images.shape[1:3])
 
     def _num_classes(self, images: np.ndarray) -> int:
-        shown = Partial(_Shown(self.classifier.fill), self.classifier.logits_fn)
+        shown = Partial(Shown(self.classifier.fill), self.classifier.logits_fn)
         inputs = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
         return jax.eval_shape(shown, inputs).shape[1]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dsmooth_jax.attacks.attack import UnsoundError, attack
-from dsmooth_jax.attacks.victims import undefended
+from dsmooth_jax.attacks.undefended import undefended
 from dsmooth_jax.commands import cli
 from dsmooth_jax.commands.filling import open_images, out_folder, say_written
 from dsmooth_jax.commands.label_certification import is_masked_run
