@@ -4,7 +4,7 @@ Trained on some images, it is judged on others: `apply_patch` puts it there, and
 classifier's `predict` says what becomes of them.
 
 Source: Brown et al., "Adversarial Patch" (arXiv:1712.09665): the expectation over
-images, places and light. What decides is climbed as in `attacking`.
+images, places and light. What decides is climbed as in `attack`.
 """
 
 import jax

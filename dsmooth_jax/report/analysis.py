@@ -306,7 +306,7 @@ def _analyze_images(
                 found = certify(votes, sets, rule=rule, uncertain=doubt)
                 certificates[voting, name, rule] = found
             found = certificates[voting, name, "placement"]
-            nominal[voting, name] = _nominal(found, votes, sets, labels)
+            nominal[voting, name] = _nominal(found, votes, sets, doubt, labels)
     results = {k: evaluate(found, labels) for k, found in certificates.items()}
     levels, level_doubt = levels_and_doubts(scores, request.tolerance)
     masked = against_attacks(levels, request.attacks, level_doubt)
@@ -381,10 +381,12 @@ def _nominal(
     found: Certificate,
     votes: Votes | GradedVotes,
     touched: Touched,
+    doubt: Votes | None,
     labels: np.ndarray,
 ) -> Accuracy:
     """Images right and certified for the scores as they are: no vote is in doubt."""
     is_certified = found.is_certified.copy()
-    asked = ~is_certified  # what is certified in doubt is without
-    is_certified[asked] = certify(votes[asked], touched).is_certified
+    if doubt is not None:  # what is certified in doubt is without
+        asked = ~is_certified
+        is_certified[asked] = certify(votes[asked], touched).is_certified
     return tally(found.prediction == labels, is_certified).certified
