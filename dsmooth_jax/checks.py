@@ -60,6 +60,7 @@ def check_range(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    most: float | None = None,
 ) -> None:
     """Raises unless the value is a finite number in the range that the bounds leave."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -72,6 +73,8 @@ def check_range(
         raise ValueError(f"{name}={value} must be > {above}")
     if below is not None and not value < below:
         raise ValueError(f"{name}={value} must be < {below}")
+    if most is not None and not value <= most:
+        raise ValueError(f"{name}={value} must be <= {most}")
 
 
 def check_pair(name: str, value: Any) -> tuple[int, int]:

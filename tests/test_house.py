@@ -134,6 +134,7 @@ HOUSE = [
             "augment",
             "optimizers",
             "losses",
+            "teaching",
             "config",
             "step",
             "ownership",

@@ -21,6 +21,7 @@ from dsmooth_jax.hiding import HidingConfig
 from dsmooth_jax.training.augment import AugmentConfig
 from dsmooth_jax.training.losses import LossConfig
 from dsmooth_jax.training.optimizers import OptimizerConfig
+from dsmooth_jax.training.teaching import TeacherConfig
 
 DEFENCES = ("smoothing", "double_masking")
 FORMER_NAMES = {"train.augment.colour": "color"}
@@ -160,6 +161,7 @@ class TrainConfig:
       augment: what is done to the images first.
       hide: what of them is hidden, of the defence "double_masking".
       loss: what is minimised.
+      teacher: whose probabilities take the place of labels; of cross-entropy.
       ema_decay: of the moving average of the variables, in [0, 1); 0: none.
       init_from: a workdir, to start from its best variables; or a file of weights,
         see `load_weights`; "": from random ones.
@@ -177,6 +179,7 @@ class TrainConfig:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     hide: HidingConfig = dataclasses.field(default_factory=HidingConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     ema_decay: float = 0.0
     init_from: str = ""
     init_head: bool = True
@@ -193,6 +196,12 @@ class TrainConfig:
             raise ValueError(
                 f"train.num_accumulated={self.num_accumulated} must divide "
                 f"train.batch_size={self.batch_size}"
+            )
+        if self.teacher.workdir and self.loss.name != "cross_entropy":
+            raise ValueError(
+                f"train.teacher.workdir={self.teacher.workdir!r} gives soft labels, and "
+                f"train.loss.name={self.loss.name!r} needs the true class; leave the "
+                "teacher out, or take 'cross_entropy'"
             )
 
 
@@ -245,6 +254,11 @@ class Config:
     def __post_init__(self) -> None:
         check_range("seed", self.seed, least=0, below=2**32)
         check_choice("defence", self.defence, DEFENCES)
+        if self.train.teacher.workdir and self.defence != "smoothing":
+            raise ValueError(
+                f"train.teacher.workdir={self.train.teacher.workdir!r} teaches what an "
+                f"ablation says, and defence={self.defence!r} has none; leave it out"
+            )
 
 
 def from_json(record: Mapping[str, Any]) -> Config:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 
 from dsmooth_jax import distributed
 from dsmooth_jax.data import Batch
@@ -45,13 +45,13 @@ class Resident:
 
     Attributes:
       images: of the training set.
-      labels: theirs.
+      labels: theirs, or soft ones.
       rows: (first step, one more than the last) -> the images of each batch, of all
         processes together.
     """
 
     images: UInt8[np.ndarray, "N H W C"]
-    labels: Int[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"] | Float32[np.ndarray, "N K"]
     rows: Callable[[int, int], Int[np.ndarray, "n B"]]
 
     def start(
@@ -60,9 +60,11 @@ class Resident:
         """Sends the images; a call takes at most `most` steps."""
         everywhere = NamedSharding(mesh, PartitionSpec())
         shares = NamedSharding(mesh, PartitionSpec("batch"))
+        is_hard = self.labels.ndim == 1
+        labels = self.labels.astype(np.int32) if is_hard else self.labels
         images, labels = (
             jax.make_array_from_process_local_data(everywhere, array, array.shape)
-            for array in (self.images, self.labels.astype(np.int32))
+            for array in (self.images, labels)
         )
 
         def one(state: Any, images: Any, labels: Any, key_data: Any, rows: Any) -> Any:

@@ -19,17 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key, Shaped
 
 from dsmooth_jax.checks import check_choice, check_count, check_pair, check_range
 from dsmooth_jax.models import BaseClassifier, ImageClassifier
 from dsmooth_jax.threat import check_touched
 
 LossFn: TypeAlias = Callable[
-    [Any, Any, Float[Array, "B H W C"], Int[Array, " B"], Key[Array, ""]],
+    [Any, Any, Float[Array, "B H W C"], Shaped[Array, "B *K"], Key[Array, ""]],
     tuple[Float[Array, ""], tuple[Any, Float[Array, ""]]],
 ]
-"""(params, batch_stats, images, labels, key) -> (loss, (batch_stats, accuracy))."""
+"""(params, batch_stats, images, labels, key) -> (loss, (batch_stats, accuracy)). Labels
+are integers [B]; for cross-entropy of ablations they may be soft, floating [B, K]."""
 
 LossName = Literal["cross_entropy", "certified_margin", "double_masked"]
 
@@ -132,17 +133,20 @@ def make_loss(
             loss = config.cross_entropy * loss + margin_loss(
                 margins, target=config.target, temperature=config.temperature
             )
-        accuracy = (logits.argmax(axis=-1) == labels[:, None]).mean()
+        true = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        accuracy = (logits.argmax(axis=-1) == true[:, None]).mean()
         return loss, (batch_stats, accuracy)
 
     return loss_fn
 
 
 def cross_entropy(
-    logits: Float[Array, "B n K"], labels: Int[Array, " B"], smoothing: float = 0.0
+    logits: Float[Array, "B n K"],
+    labels: Int[Array, " B"] | Float[Array, "B K"],
+    smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """The mean cross-entropy of ablations with their images' labels."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    """The mean cross-entropy of ablations with their images' labels, hard or soft."""
+    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(targets, smoothing)[:, None, :]
     return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
 

@@ -33,7 +33,7 @@ from dsmooth_jax.storage import checkpoint, files, provenance
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import BEST, CONFIG, CURVE, VALIDATION_IDS
 from dsmooth_jax.threat import Patch, touched
-from dsmooth_jax.training import feeding, loop, masked, optimizers
+from dsmooth_jax.training import feeding, loop, masked, optimizers, teaching
 from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.config import Config, TrainConfig, to_json
 from dsmooth_jax.training.feeding import Resident, Streamed
@@ -117,6 +117,8 @@ def train(
     given = None
     if config.train.init_from:
         given, record["init_from"] = first_variables(config.train, classifier)
+    labels, taught_by = labels_for(config.train, train_set)
+    record |= {"teacher": taught_by} if taught_by else {}
 
     with locked("--workdir", workdir, "train.lock"):
         if distributed.is_first():
@@ -133,7 +135,7 @@ def train(
             record,
             begin(variables=given),
             train_step,
-            make_feed(config, train_set),
+            make_feed(config, train_set, labels),
             validate,
             key=step_key,
         )
@@ -258,7 +260,28 @@ def masks_for(
         return None
 
 
-def make_feed(config: Config, train_set: Dataset) -> Resident | Streamed:
+def labels_for(settings: TrainConfig, train_set: Dataset) -> tuple[np.ndarray, str]:
+    """The labels to train on, and whose they are: a checksum, "" of the set's own.
+
+    Raises:
+      ValueError: soft labels for images that do not fit, or of no such teacher.
+    """
+    if not settings.teacher.workdir:
+        return train_set.labels, ""
+    if not _is_resident(train_set):
+        raise ValueError(
+            f"train.teacher.workdir={settings.teacher.workdir!r}: soft labels are of "
+            f"images that fit on the device, and these do not ({train_set}); leave it "
+            "empty"
+        )
+    return teaching.soft_labels(
+        settings.teacher, train_set, mirror=settings.augment.flip
+    )
+
+
+def make_feed(
+    config: Config, train_set: Dataset, labels: np.ndarray
+) -> Resident | Streamed:
     """Where the images of each step come from: the device itself, if they fit there."""
     batch_size, seed = config.train.batch_size, config.seed
 
@@ -277,10 +300,13 @@ def make_feed(config: Config, train_set: Dataset) -> Resident | Streamed:
             share=distributed.share(),
         )
 
-    images = train_set.images
-    if isinstance(images, np.ndarray) and feeding.fits(images):
-        return Resident(images, train_set.labels, rows)
+    if _is_resident(train_set):
+        return Resident(train_set.images, labels, rows)
     return Streamed(batches)
+
+
+def _is_resident(train_set: Dataset) -> bool:
+    return isinstance(train_set.images, np.ndarray) and feeding.fits(train_set.images)
 
 
 def first_variables(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, Key, Shaped
+from jaxtyping import Array, Bool, Key, Shaped
 
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.masking import to_unit
@@ -50,7 +50,7 @@ class TrainState:
 
 
 TrainStep = Callable[
-    [TrainState, Shaped[Array, "B H W C"], Int[Array, " B"], Key[Array, ""]],
+    [TrainState, Shaped[Array, "B H W C"], Shaped[Array, "B *K"], Key[Array, ""]],
     tuple[TrainState, dict[str, Array]],
 ]
 
@@ -85,8 +85,9 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the pure function (state, images, labels, key) -> (state, metrics).
 
-    ``images`` are uint8 or floating [B, H, W, C], ``labels`` integers [B], ``key`` the
-    run's (the step's is derived from it). Metrics are "loss" and "accuracy", means over
+    ``images`` are uint8 or floating [B, H, W, C], ``labels`` integers [B], or
+    soft, floating [B, K], for cross-entropy; ``key`` the run's (the step's is derived
+    from it). Metrics are "loss" and "accuracy", means over
     the images of the batch, ablated or partly hidden, scalars on the device; and
     "learning_rate" where a schedule is given.
 
