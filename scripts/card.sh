@@ -50,7 +50,7 @@ case $what in
     first=$!
     long_run "$teacher" "${MINUTES_FOR_TEACHER:-2}" "$out/teacher.log" "$@" ||
       tail -5 "$out/teacher.log"
-    keep "$teacher" teacher
+    keep "$teacher" teacher || true
     wait "$first" || tail -5 "$run/first.log"
     # Now all programs are compiled, and nothing else runs: times are true.
     rm -f "$run/${stages%%,*}.plan.json"
