@@ -1,6 +1,6 @@
 """Columns of 2 in a size for a card: 800 epochs of soft labels, one view.
 
-python -m scripts.long_run --data_dir=DATA --out=runs/card   # the teacher, this, the margin
+python -m scripts.long_run --data_dir=DATA --out=runs/card   # teacher, this, margin
 
 Scored by 390 images/s on two cores, with one view. The decay lies between that of
 cifar10_columns3 and that over the number of steps.

@@ -58,7 +58,9 @@ def main():
         "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
     )
     path = out / f"{flags.stages[0]}.plan.json"
-    asked = {key: getattr(flags, key) for key in ("stages", "minutes", "scale", "width")}
+    asked = {
+        key: getattr(flags, key) for key in ("stages", "minutes", "scale", "width")
+    }
     plan = read_plan(path, asked)
     if plan is None:
         plan = make_plan(asked, out, flags.data_dir, None if flags.prepare else begun)
@@ -156,7 +158,7 @@ def placed(config, out):
 
 
 def start_all(configs, data_dir):
-    """{stage: (take, state, most steps of a call, steps)}, all compiled side by side."""
+    """{stage: (take, state, most steps of a call, steps)}, compiled side by side."""
     with concurrent.futures.ThreadPoolExecutor(len(configs)) as pool:
         started = pool.map(lambda config: start(config, data_dir), configs.values())
         return dict(zip(configs, started, strict=True))

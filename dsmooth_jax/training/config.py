@@ -199,8 +199,8 @@ class TrainConfig:
             )
         if self.teacher.workdir and self.loss.name != "cross_entropy":
             raise ValueError(
-                f"train.teacher.workdir={self.teacher.workdir!r} gives soft labels, and "
-                f"train.loss.name={self.loss.name!r} needs the true class; leave the "
+                f"train.teacher.workdir={self.teacher.workdir!r} gives soft labels, "
+                f"and train.loss.name={self.loss.name!r} needs the true class; leave the "
                 "teacher out, or take 'cross_entropy'"
             )
 
