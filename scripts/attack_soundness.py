@@ -23,7 +23,7 @@ SHAPE, NUM_CLASSES, BATCH = (8, 9, 1), 4, 256
 
 
 def conv_logits(weights, inputs):
-    """[M, 8, 9, 2] -> [M, K]: a convolution over the whole image, a dense layer."""
+    """[M, H, W, 2C] -> [M, K]: a convolution over the whole image, a dense layer."""
     features = jax.lax.conv_general_dilated(
         inputs,
         weights["conv"],

@@ -24,6 +24,7 @@ from dsmooth_jax.scoring import (
     some_scores,
 )
 from dsmooth_jax.voting import threshold_votes
+from scripts.attack_soundness import conv_logits
 
 SIZE = (5, 6)
 NUM_CLASSES = 4
@@ -38,18 +39,6 @@ def make_weights(seed=0, channels=1):
 
 
 WEIGHTS = make_weights()
-
-
-def conv_logits(weights, inputs):
-    """[M, 5, 6, 2C] -> [M, K]: a convolution over the whole image, a dense layer."""
-    features = jax.lax.conv_general_dilated(
-        inputs,
-        weights["conv"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return jnp.tanh(features).reshape(len(inputs), -1) @ weights["dense"]
 
 
 def plain_logits(inputs):
