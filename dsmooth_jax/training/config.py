@@ -200,8 +200,8 @@ class TrainConfig:
         if self.teacher.workdir and self.loss.name != "cross_entropy":
             raise ValueError(
                 f"train.teacher.workdir={self.teacher.workdir!r} gives soft labels, "
-                f"and train.loss.name={self.loss.name!r} needs the true class; leave the "
-                "teacher out, or take 'cross_entropy'"
+                f"and train.loss.name={self.loss.name!r} needs the true class; leave "
+                "the teacher out, or take 'cross_entropy'"
             )
 
 
