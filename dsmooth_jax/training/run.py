@@ -268,7 +268,7 @@ def labels_for(settings: TrainConfig, train_set: Dataset) -> tuple[np.ndarray, s
     """
     if not settings.teacher.workdir:
         return train_set.labels, ""
-    if not _is_resident(train_set):
+    if _resident(train_set) is None:
         raise ValueError(
             f"train.teacher.workdir={settings.teacher.workdir!r}: soft labels are of "
             f"images that fit on the device, and these do not ({train_set}); leave it "
@@ -300,13 +300,16 @@ def make_feed(
             share=distributed.share(),
         )
 
-    if _is_resident(train_set):
-        return Resident(train_set.images, labels, rows)
+    images = _resident(train_set)
+    if images is not None:
+        return Resident(images, labels, rows)
     return Streamed(batches)
 
 
-def _is_resident(train_set: Dataset) -> bool:
-    return isinstance(train_set.images, np.ndarray) and feeding.fits(train_set.images)
+def _resident(train_set: Dataset) -> np.ndarray | None:
+    """The images, where they are in memory and fit on every device."""
+    images = train_set.images
+    return images if isinstance(images, np.ndarray) and feeding.fits(images) else None
 
 
 def first_variables(

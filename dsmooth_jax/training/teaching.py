@@ -80,7 +80,8 @@ def soft_labels(
         return jnp.stack(soft).mean(0)[:, None]
 
     scores_fn = Partial(probabilities, teacher.logits_fn)
-    found = scoring.score(scores_fn, train_set.images, batch_size=256)[:, 0]
+    images = np.asarray(train_set.images[:])
+    found = scoring.score(scores_fn, images, batch_size=256)[:, 0]
     hard = np.eye(train_set.num_classes, dtype=np.float32)[train_set.labels]
     soft = config.weight * found + (1 - config.weight) * hard
     return soft.astype(np.float32), checkpoint.fingerprint(path / BEST)
