@@ -1,14 +1,11 @@
 """What every test runs under: shapes checked, JAX strict, examples fixed."""
 
-import pathlib
-import subprocess
-import sys
-
 import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
+from processes import fork
 
 # Before the first import of the package: every annotated function and record then
 # checks its shapes and types when called.
@@ -21,8 +18,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 settings.register_profile("dsmooth_jax", deadline=None, derandomize=True)
 settings.load_profile("dsmooth_jax")
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 @pytest.fixture
 def without_shape_checks():
@@ -34,16 +29,10 @@ def without_shape_checks():
 
 @pytest.fixture(scope="session")
 def run_script():
-    """Runs a script as a user would, from the repository's root."""
+    """Runs a script in its own process, from the repository's root."""
 
-    def run(*arguments, is_ok=True):
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def run(*arguments, is_ok=True, **jax_settings):
+        done = fork(*arguments, **jax_settings).finish()
         assert (done.returncode == 0) == is_ok, done.stdout + done.stderr
         return done
 

@@ -13,8 +13,6 @@ import pytest
 
 import dsmooth_jax as ds
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
 SIZE = (4, 6)
 IMAGES = np.zeros((2, *SIZE, 1), np.float32)
 NAN_IMAGES = np.where(np.arange(6)[:, None] == 3, np.nan, IMAGES)

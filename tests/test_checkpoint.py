@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import fork
 
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError
@@ -241,18 +241,13 @@ for step in itertools.count(1):
 
 def test_a_process_killed_while_saving_leaves_a_whole_latest(tmp_path):
     """SIGKILL at an arbitrary moment: what is there restores and verifies."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVE_IN_A_LOOP, str(tmp_path)],
-        cwd=pathlib.Path(__file__).parents[1],
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while (checkpoint.latest_step(tmp_path) or 0) < 3:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    forked = fork("-c", SAVE_IN_A_LOOP, tmp_path)
+    deadline = time.monotonic() + 60
+    while (checkpoint.latest_step(tmp_path) or 0) < 3:
+        assert forked.process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    forked.process.kill()
+    forked.finish()
     step = checkpoint.latest_step(tmp_path)
     tree, metadata = checkpoint.restore(tmp_path, {"w": jnp.zeros((300, 1000))})
     assert metadata == {"step": step} and bool((tree["w"] == step).all())
@@ -379,13 +374,8 @@ except checkpoint.CheckpointError as error:
 
 def test_a_full_disk_is_said_and_the_old_checkpoint_kept(tmp_path):
     """No file may grow (as on a full disk): the error says so, step 1 is whole."""
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE_ON_A_FULL_DISK, str(tmp_path)],
-        cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = fork("-c", SAVE_ON_A_FULL_DISK, tmp_path).finish()
+    assert done.returncode == 0, done.stderr
     assert "of step 2 cannot be written" in done.stdout
     assert "File too large" in done.stdout and "step 1 is still whole" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["1"]

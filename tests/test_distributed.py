@@ -4,13 +4,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from processes import ROOT, finish, free_port, start
+from processes import finish, fork, free_port, start
 
 import dsmooth_jax as ds
 from dsmooth_jax import distributed, distributed_scoring
@@ -82,9 +80,7 @@ from dsmooth_jax import distributed
 with distributed.session(distributed.Peers(distributed="auto")):
     pass
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = fork("-c", code).finish()
     assert done.returncode == 1
     assert "found no TPU pod, Slurm, Kubernetes or Open MPI; give" in done.stderr
     assert "ended before" not in done.stderr
@@ -117,9 +113,9 @@ while True:
     port = free_port()
     processes = [start(code, i, port=port, timeout=5) for i in (0, 1)]
     for process in processes:
-        assert process.stdout.readline() == "joined\n"
+        process.wait_for("joined\n")
     time.sleep(1)
-    processes[dead].kill()
+    processes[dead].process.kill()
     status, _, line = finish(processes[1 - dead], within=120)
     assert status != 0 and "error: " in line
     assert "another process of this run died or is out of reach" in line
@@ -200,17 +196,7 @@ def test_one_device_four_devices_and_two_processes_train_alike():
     """
     port = free_port()
     processes = [start(TRAIN, i, port=port, timeout=60) for i in (0, 1)]
-    processes += [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN],
-            cwd=ROOT,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(count)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for count in (1, 4)
-    ]
+    processes += [fork("-c", TRAIN, jax_num_cpu_devices=count) for count in (1, 4)]
     results = [finish(process) for process in processes]
     assert [status for status, _, _ in results] == [0] * 4, results
     found = [json.loads(out.splitlines()[-1]) for _, out, _ in results]

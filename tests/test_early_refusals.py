@@ -1,10 +1,6 @@
 """What flags, config and image shape already show to be impossible is refused first."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,7 +11,6 @@ import dsmooth_jax as ds
 from dsmooth_jax import distributed
 from dsmooth_jax.training.step import TrainState
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRAIN = ["train.py", "--config=configs/mnist5k_smoke.py", "--workdir={tmp}/new"]
 CERTIFY = ["certify.py", "--workdir={trained}", "--out={tmp}/out"]
 ASK = ["certify.py", "--scores={tmp}/kept/scores"]
@@ -170,22 +165,13 @@ def scratch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(scratch, smoke_run):
+def finished(scratch, smoke_run, run_script):
     places = {"tmp": scratch, "trained": smoke_run}
     commands = {
         name: [argument.format(**places) for argument in arguments]
         for name, (arguments, _) in COMMANDS.items()
     }
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(commands),
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    done = run_script("-c", DRIVER, json.dumps(commands), jax_platforms="cpu")
     return json.loads(done.stdout)
 
 

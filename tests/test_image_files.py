@@ -3,12 +3,11 @@
 import io
 import pathlib
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from processes import fork
 
 from dsmooth_jax import data
 
@@ -230,9 +229,7 @@ def test_the_example_decodes_as_everything_does(tmp_path):
     """A 16-bit photograph is refused there too, in a line; an upright one is turned."""
     path = tmp_path / "deep.png"
     path.write_bytes(REFUSED["16-bit"][0])
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), str(path)], capture_output=True, text=True
-    )
+    done = fork(EXAMPLE, path).finish()
     assert done.returncode == 1
     assert done.stderr.startswith("error: the image 'deep.png' cannot be decoded")
     assert len(done.stderr.splitlines()) == 1

@@ -2,16 +2,13 @@
 
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import fork
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
@@ -279,18 +276,9 @@ np.save({path!r}, ds.mask_labels(linear(), MASKS, images, batch_size=10))
 def test_four_devices_give_the_same_classes(tmp_path):
     # Protects dealing: passes are split over devices, and none moves or is lost.
     path = tmp_path / "table.npy"
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
-    }
-    subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES.format(path=str(path))],
-        env=environment,
-        check=True,
-        cwd=here.parent,
-    )
+    four = {"jax_num_cpu_devices": 4, "jax_platforms": "cpu"}
+    done = fork("-c", FOUR_DEVICES.format(path=str(path)), **four).finish()
+    assert done.returncode == 0, done.stderr
     expected = ds.mask_labels(linear(), MASKS, random_images(9))
     np.testing.assert_array_equal(np.load(path), expected)
 

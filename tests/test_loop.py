@@ -2,11 +2,9 @@
 
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from processes import finish, free_port, start
+from processes import finish, fork, free_port, start
 
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.checkpoint import CheckpointError
@@ -26,7 +24,6 @@ from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.loop import Plan
 from dsmooth_jax.training.step import TrainState
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD = {"config": {"seed": 0}, "fingerprints": {"train": "abc"}}
 PLAN = Plan(num_steps=23, steps_per_epoch=4.5, validate_every=4.5, save_every=3)
 
@@ -359,25 +356,19 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, who
     rng = random.Random(0)
     kills = 0
     while kills < 3:
-        with subprocess.Popen(
-            [sys.executable, "-c", RUN, str(tmp_path)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
-            assert process.stdout.readline() == "started\n"
-            # Once it has saved: before that there is nothing to lose.
-            before = checkpoint.latest_step(tmp_path / LATEST)
-            deadline = time.monotonic() + 60
-            while checkpoint.latest_step(tmp_path / LATEST) == before:
-                if process.poll() is not None:
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.1))
-            process.kill()
-        if process.returncode == 0:
+        forked = fork("-c", RUN, tmp_path)
+        forked.wait_for("started\n")
+        # Once it has saved: before that there is nothing to lose.
+        before = checkpoint.latest_step(tmp_path / LATEST)
+        deadline = time.monotonic() + 60
+        while checkpoint.latest_step(tmp_path / LATEST) == before:
+            if not forked.process.is_alive():
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        forked.process.kill()
+        if forked.finish().returncode == 0:
             break  # it was finished before the kill
         kills += 1
     assert kills

@@ -2,14 +2,12 @@
 
 import json
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import fork
 
 from dsmooth_jax import distributed, distributed_scoring
 from dsmooth_jax.storage import checkpoint
@@ -160,21 +158,17 @@ with ownership.locked("--workdir", pathlib.Path(sys.argv[1]), "a.lock"):
     print("locked", flush=True)
     signal.pause()
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=pathlib.Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "locked\n"
-        match = f"--workdir={tmp_path} is being written to by process {process.pid} on "
-        with (
-            pytest.raises(ValueError, match=match),
-            ownership.locked("--workdir", tmp_path, "a.lock"),
-        ):
-            pass
-        process.kill()
-        process.wait()
+    first = fork("-c", code, tmp_path)
+    first.wait_for("locked\n")
+    pid = first.process.pid
+    match = f"--workdir={tmp_path} is being written to by process {pid} on "
+    with (
+        pytest.raises(ValueError, match=match),
+        ownership.locked("--workdir", tmp_path, "a.lock"),
+    ):
+        pass
+    first.process.kill()
+    first.finish()
     with ownership.locked("--workdir", tmp_path, "a.lock"):
         assert f"process {os.getpid()} on " in (tmp_path / "a.lock").read_text()
 
@@ -185,9 +179,6 @@ def test_the_same_training_started_twice_at_once_trains_once(run_script, tmp_pat
     flags = ["--config=configs/mnist5k_smoke.py", f"--workdir={folder}"]
     code = f"""
 import os, pathlib, runpy, signal, sys, time
-import jax, flax.nnx, dsmooth_jax.training.loop  # once for both
-import dsmooth_jax.data
-dsmooth_jax.data.load("mnist5k", "test")
 sys.argv = ["train.py", *{flags!r}]
 lock = pathlib.Path({str(folder)!r}, "train.lock")
 if not (first := os.fork()):
@@ -310,12 +301,10 @@ def test_a_truncated_step_is_damage(saved, cut):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "nonsense"])
-def test_a_device_that_is_not_there_is_no_damage(run_script, platform, tmp_path):
+def test_a_device_that_is_not_there_is_no_damage(platform, tmp_path):
     """JAX_PLATFORMS is named, in both programs; no checkpoint is blamed."""
     code = f"""
-import os
-os.environ["JAX_PLATFORMS"] = "{platform}"
-import sys, runpy
+import os, sys, runpy
 for program, flags in (
     ("train.py", ["--config=configs/mnist5k_smoke.py", "--workdir={tmp_path}/new"]),
     ("certify.py", ["--workdir=pretrained/cifar10_columns3"]),
@@ -325,7 +314,7 @@ for program, flags in (
         runpy.run_path(program, run_name="__main__")
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    done = run_script("-c", code)
+    done = fork("-c", code, jax_platforms=platform).finish()
     assert done.stdout.split() == ["1", "1"]
     said = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(said) == 2 and "Traceback" not in done.stderr

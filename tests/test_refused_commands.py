@@ -1,12 +1,9 @@
 """Command lines that cannot work: one line with the remedy, and nothing left behind."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from refusals import ROOT, save
+from refusals import save
 
 TRAIN = ["train.py", "--config=configs/mnist5k_smoke.py", "--workdir={tmp}/new"]
 SCORED = ["certify.py", "--scores={scores}", "--out={tmp}/out"]
@@ -180,12 +177,11 @@ COMMANDS = {
     ),
 }
 
-# Each command in a process of its own, forked where imports are done and data are read
-# already: as `python train.py ...` would run, in a fraction of the time.
+# Each command in a process of its own, forked where data are read already: as
+# `python train.py ...` would run, in a fraction of the time.
 DRIVER = """
 import json, os, runpy, signal, sys, tempfile, traceback
-import absl.app, jax, ml_collections.config_flags, numpy, tqdm
-import dsmooth_jax.data, dsmooth_jax.report.write
+import dsmooth_jax.data
 
 dsmooth_jax.data.load("mnist5k", "test")  # read here, it is in memory there
 
@@ -203,7 +199,7 @@ def run(arguments):
     return 0
 
 results = {}
-for name, arguments in json.load(sys.stdin).items():
+for name, arguments in json.loads(sys.argv[1]).items():
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         if not (child := os.fork()):
             # What is refused is refused at once: 10 s of processor time, however busy.
@@ -228,29 +224,18 @@ def scratch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(scratch, smoke_run):
+def finished(scratch, smoke_run, run_script):
     """(exit status, stdout, stderr) of each command."""
     save(scratch / "scores")
     places = {"tmp": scratch, "scores": scratch / "scores", "trained": smoke_run}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(
-            {
-                name: [argument.format(**places) for argument in arguments]
-                for name, (arguments, _) in COMMANDS.items()
-            }
-            | {
-                f"{name} --help": [name, "--help"]
-                for name in ("train.py", "certify.py", "attack.py")
-            }
-        ),
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    commands = {
+        name: [argument.format(**places) for argument in arguments]
+        for name, (arguments, _) in COMMANDS.items()
+    } | {
+        f"{name} --help": [name, "--help"]
+        for name in ("train.py", "certify.py", "attack.py")
+    }
+    done = run_script("-c", DRIVER, json.dumps(commands), jax_platforms="cpu")
     return json.loads(done.stdout)
 
 

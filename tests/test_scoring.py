@@ -1,10 +1,6 @@
 """Scores: right, blind to what is hidden, and the same however they are computed."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -12,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from processes import fork
 
 from dsmooth_jax.ablation import Blocks, Columns, MultiColumns, Rows
 from dsmooth_jax.masking import ablate
@@ -253,7 +250,8 @@ def test_low_precision_logits_are_normalised_in_float32():
 
 
 FOUR_DEVICES = """
-import sys, jax, numpy as np
+import sys, warnings, jax, numpy as np
+warnings.simplefilter("error")
 from test_scoring import Columns, masked_scores, plain_logits, random_images, score
 assert jax.local_device_count() == 4, jax.devices()
 scores_fn = masked_scores(plain_logits, Columns(2))
@@ -263,15 +261,10 @@ np.save(sys.argv[1], [score(scores_fn, random_images(7), batch_size=b) for b in 
 
 def test_four_devices_give_the_same_scores_and_votes(tmp_path):
     """Batches dealt over devices, 7 images over 4 of them: nothing moves or is lost."""
-    here = Path(__file__).parent
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "4",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
-    }
     path = tmp_path / "scores.npy"
-    command = [sys.executable, "-W", "error", "-c", FOUR_DEVICES, str(path)]
-    subprocess.run(command, env=env, check=True, timeout=120)
+    four = {"jax_num_cpu_devices": 4, "jax_platforms": "cpu"}
+    done = fork("-c", FOUR_DEVICES, path, **four).finish()
+    assert done.returncode == 0, done.stderr
     expected = score(masked_scores(plain_logits, Columns(2)), random_images(7))
     for scores in np.load(path):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=SLACK)

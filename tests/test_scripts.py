@@ -6,20 +6,17 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from processes import fork
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.report import thumbnails
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 PATCHES = "1x1,2x2,2x5"
 
@@ -260,13 +257,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     """SIGKILL after the first checkpoint, then the same command: the same metrics."""
     killed = tmp_path / "killed"
     arguments = ["train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={killed}"]
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    forked = fork(*arguments)
     deadline = time.time() + 120
     while checkpoint.latest_step(killed / "checkpoints/latest") is None:
-        assert time.time() < deadline and process.poll() is None
+        assert time.time() < deadline and forked.process.is_alive()
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    forked.process.kill()
+    forked.finish()
     with open(killed / "metrics.jsonl", "a") as file:
         file.write('{"step": 99')  # a line that the kill cut short
     assert "is finished" not in run_script(*arguments).stdout
