@@ -1,6 +1,7 @@
 """The smoothed classifier: base classifier, ablation and decision in one value."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array
 
 from dsmooth_jax import models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, check_ablation
-from dsmooth_jax.certificate import Certificate, Rule, certify, predict_votes
+from dsmooth_jax.certificate import RULES, Certificate, Rule, certify, predict_votes
 from dsmooth_jax.checks import check_choice, user_path
 from dsmooth_jax.double_masking import MaskedCertificate, double_masking_predict
 from dsmooth_jax.evidence import (
@@ -178,20 +179,60 @@ class SmoothedClassifier:
           scores differ by no more than the tolerance, provided that scores_fn keeps its
           contract (see `dsmooth_jax.check_locality`).
         """
-        check_tolerance(tolerance)
         images = check_images(images)
-        size = images.shape[1:3]
-        sets = touched(self.ablation, patch, size)
-        if self.patch is None:
-            scores = self.score(images, batch_size=batch_size)
-            doubt = cast_doubts(
-                scores,
-                self.voting,
-                tolerance,
-                threshold=self.threshold,
-                strength=self.strength,
+        certify_scores = self._certifier(patch, images.shape[1:3], rule, tolerance)
+        return certify_scores(self.score(images, batch_size=batch_size))
+
+    def certify_scores(
+        self,
+        scores: np.ndarray,
+        patch: Patch,
+        image_size: ImageSize,
+        *,
+        rule: Rule = "placement",
+        tolerance: float = TOLERANCE,
+    ) -> Certificate | MaskedCertificate:
+        """`certify`, of scores that are there: nothing is scored again.
+
+        Args:
+          scores: floating [N, P, K], what `score` returned.
+          patch: in pixels of the images that were scored.
+          image_size: (H, W) of these.
+          rule: as in `certify`.
+          tolerance: likewise.
+
+        Returns:
+          What `certify` returns of the images.
+
+        Raises:
+          TypeError, ValueError: as `certify`; scores of another number of ablations.
+
+        Guarantee:
+          That of `certify`, if the scores are this classifier's, of images of this
+          size.
+        """
+        return self._certifier(patch, image_size, rule, tolerance)(scores)
+
+    def _certifier(
+        self, patch: Patch, size: ImageSize, rule: Rule, tolerance: float
+    ) -> Callable[[np.ndarray], Certificate | MaskedCertificate]:
+        """What is asked of scores; what cannot be is refused before there are any."""
+        check_tolerance(tolerance)
+        check_choice("rule", rule, RULES)
+        if self.image_shape is not None and tuple(size) != self.image_shape[:2]:
+            raise ValueError(
+                f"image_size={tuple(size)} must be {self.image_shape[:2]}, of the "
+                "images that this classifier takes"
             )
+        sets = touched(self.ablation, patch, size)
+
+        def certify_votes(scores: np.ndarray) -> Certificate:
+            settings = {"threshold": self.threshold, "strength": self.strength}
+            doubt = cast_doubts(scores, self.voting, tolerance, **settings)
             return certify(self.vote(scores), sets, rule=rule, uncertain=doubt)
+
+        if self.patch is None:
+            return certify_votes
         if rule != "placement":
             raise ValueError(f"rule={rule!r} is for votes; double masking has none")
         if patch.height > self.patch.height or patch.width > self.patch.width:
@@ -201,9 +242,12 @@ class SmoothedClassifier:
             )
         masks = self._masks(size)
         covering = covering_touched(masks, sets)
-        scores = self.score(images, batch_size=batch_size)
-        levels, doubt = levels_and_doubts(scores, tolerance)
-        return certify_masked(levels, masks, covering, uncertain=doubt)
+
+        def certify_evidence(scores: np.ndarray) -> MaskedCertificate:
+            levels, doubt = levels_and_doubts(scores, tolerance)
+            return certify_masked(levels, masks, covering, uncertain=doubt)
+
+        return certify_evidence
 
     def _masks(self, image_size: ImageSize) -> AblationMasks:
         assert self.patch is not None

@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import dsmooth_jax as ds
+from dsmooth_jax.attacks import study, victims
 from dsmooth_jax.attacks.objectives import double_masking_margin, votes_margin
 from dsmooth_jax.certificate import predict_votes
 from dsmooth_jax.double_masking import double_masking_predict
@@ -308,6 +309,63 @@ def test_nothing_that_is_certified_falls(classifier, patch):
     assert found.is_broken.any()  # an attack that breaks nothing would prove nothing
 
 
+@pytest.mark.parametrize("classifier", [VOTED[0], DOUBLE[0][0], MASKED], ids=name)
+def test_images_are_scored_once_or_not_at_all(classifier, monkeypatch):
+    """Certificate, study and attack share the scores, or take those that are there."""
+    images, patch = some_images(20), ds.Patch(1, 1)
+    labels = classifier.predict(images)
+    seen = []
+    is_smoothed = isinstance(classifier, ds.SmoothedClassifier)
+    method = "score" if is_smoothed else "label"
+    honest = getattr(type(classifier), method)
+
+    def counted(self, given, **options):
+        seen.append(given.shape == images.shape and bool((given == images).all()))
+        return honest(self, given, **options)
+
+    monkeypatch.setattr(type(classifier), method, counted)
+    options = {**QUICK, "num_candidates": 2, "steps": 2}
+    first = ds.attack(classifier, images, labels, patch, **options)
+    assert sum(seen) == 1 and len(seen) > 1
+    if not is_smoothed:
+        return
+    scores = honest(classifier, images)
+    seen.clear()
+    second = ds.attack(classifier, images, labels, patch, scores=scores, **options)
+    assert sum(seen) == 0
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.is_certified, second.is_certified)
+
+
+@pytest.mark.parametrize("classifier", [VOTED[5], DOUBLE[0][0], MASKED], ids=name)
+def test_what_is_known_of_many_classes_is_little_and_the_same(classifier, monkeypatch):
+    """The nearest three of them; image by image, or all at once."""
+    images, patch = some_images(7), ds.Patch(1, 1)
+    victim = victims.victim_of(classifier, patch, SHAPE[:2], batch_size=8)
+    at_once = victim.study(images, None)
+    asked = []
+
+    def nearest(promise, own):
+        asked.append((promise, own))
+        return study.nearest_rivals(promise, own)
+
+    monkeypatch.setattr(study, "_MOST_ENTRIES", 1)
+    monkeypatch.setattr(victims, "nearest_rivals", nearest)
+    one_by_one = victim.study(images, None)
+    assert [len(promise) for promise, _ in asked] == [1] * 7
+    for field in ("prediction", "is_certified", "is_open", "rival", "promise"):
+        np.testing.assert_array_equal(
+            getattr(at_once, field), getattr(one_by_one, field)
+        )
+    assert at_once.rival.shape[2] == min(3, NUM_CLASSES - 1)
+    for i, (promise, own) in enumerate(asked):
+        for kind, row in enumerate(promise[0]):
+            others = [k for k in range(NUM_CLASSES) if k != own[0]]
+            others.sort(key=lambda k, row=row: (-row[k], k))
+            assert at_once.rival[i, kind].tolist() == others[:3]
+            assert at_once.promise[i, kind].tolist() == row[others[:3]].tolist()
+
+
 def test_two_patches_at_once_do_not_break_what_is_certified_against_two():
     """The attack on what an attack left: both patches together are allowed."""
     classifier = smoothed(ds.Columns(1), voting="threshold", threshold=0.4)
@@ -331,8 +389,8 @@ def test_two_patches_at_once_do_not_break_what_is_certified_against_two():
 class Liar(ds.SmoothedClassifier):
     """Certifies everything."""
 
-    def certify(self, images, patch, **options):
-        found = super().certify(images, patch, **options)
+    def certify_scores(self, scores, patch, image_size, **options):
+        found = super().certify_scores(scores, patch, image_size, **options)
         return dataclasses.replace(found, margin=np.zeros_like(found.margin))
 
 

@@ -1,7 +1,16 @@
 """Attacks and patches that cannot be: refused by name, with the remedy."""
 
 import numpy as np
-from refusals import IMAGES, LABELS, NAN_IMAGES, SIZE, SMOOTHED, check_refused, each
+from refusals import (
+    IMAGES,
+    LABELS,
+    NAN_IMAGES,
+    SCORES,
+    SIZE,
+    SMOOTHED,
+    check_refused,
+    each,
+)
 
 import dsmooth_jax as ds
 
@@ -52,6 +61,20 @@ def calls():
             {"classifier": lambda x: x[:, 0, :, 0], "patch": ds.Patch(5, 2)},
             ValueError,
             ["5x2", "4x6"],
+        ),
+        ("scores of others", {"scores": SCORES[:1]}, ValueError, ["scores", "[2, P"]),
+        ("scores short", {"scores": SCORES[:, 1:]}, ValueError, ["scores", "5", "6"]),
+        (
+            "scores integer",
+            {"scores": PIXELS[..., 0]},
+            TypeError,
+            ["scores", "uint8", "floating"],
+        ),
+        (
+            "scores of any function",
+            {"classifier": len, "scores": SCORES},
+            TypeError,
+            ["scores", "SmoothedClassifier", "leave them out"],
         ),
         ("no classifier", {"classifier": 3}, TypeError, ["classifier=3", "function"]),
     ]

@@ -22,6 +22,10 @@ from refusals import (
 import dsmooth_jax as ds
 
 
+def certify_scores(scores, size=SIZE, **options):
+    return SMOOTHED.certify_scores(scores, ds.Patch(1, 1), size, **options)
+
+
 def calls():
     # Scores and thresholds.
     bad_scores = [
@@ -44,6 +48,7 @@ def calls():
             ("choose_strength", lambda s: ds.choose_strength(s, LABELS, TOUCHED)),
             ("save_scores", lambda s: save(scores=s)),
             ("SmoothedClassifier.vote", SMOOTHED.vote),
+            ("SmoothedClassifier.certify_scores", certify_scores),
         ):
             yield f"{name}: scores {what}", lambda c=call, s=scores: c(s), error, words
     for value, error, words in (
@@ -260,8 +265,19 @@ def calls():
             SCORES, LABELS, TOUCHED, rule="best")),
         ("SmoothedClassifier.certify", lambda: SMOOTHED.certify(
             IMAGES, ds.Patch(1, 1), rule="best")),
+        ("SmoothedClassifier.certify_scores", lambda: certify_scores(
+            SCORES, rule="best")),
     ):  # fmt: skip
         yield f"{name}: no such rule", call, ValueError, words
+    for what, call, words in (
+        (
+            "of other images",
+            lambda: certify_scores(SCORES, (6, 4)),
+            ["(6, 4)", "(4, 6)"],
+        ),
+        ("other ablations", lambda: certify_scores(SCORES[:, 1:]), ["5", "6"]),
+    ):
+        yield f"SmoothedClassifier.certify_scores: {what}", call, ValueError, words
     for uncertain, error, words in (
         (LEVELS, TypeError, ["uncertain", "int16", "bool"]),
         (VOTES[:1], ValueError, ["uncertain", "(1, 6, 3)", "(2, 6, 3)"]),

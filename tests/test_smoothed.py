@@ -126,6 +126,8 @@ def test_certificates_count_scores_that_may_differ_elsewhere(voting):
         )
         expected = ds.certify(votes, touched, uncertain=doubt)
         np.testing.assert_array_equal(found.margin, expected.margin)
+        there = smoothed.certify_scores(scores, patch, (6, 6), **given)
+        np.testing.assert_array_equal(there.margin, expected.margin)
     nominal = smoothed.certify(images, patch, tolerance=0)
     assert nominal.margin > found.margin
     with pytest.raises(ValueError, match="tolerance=2"):
@@ -176,6 +178,9 @@ def test_double_masking_certifies_the_patch_it_is_made_for_and_what_is_inside():
     inside = smoothed.certify(images, ds.Patch(1, 1))
     assert inside.prediction.tolist() == whole.prediction.tolist()
     assert not (whole.is_certified & ~inside.is_certified).any()
+    scores = smoothed.score(images)
+    there = smoothed.certify_scores(scores, ds.Patch(1, 1), SHAPE[:2])
+    assert there.is_certified.tolist() == inside.is_certified.tolist()
     for patch in (ds.Patch(3, 2), ds.Patch(2, 3)):
         with pytest.raises(ValueError, match="is not inside 2x2"):
             smoothed.certify(images, patch)

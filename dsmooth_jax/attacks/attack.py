@@ -22,14 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from dsmooth_jax.ablation import check_num_ablations
 from dsmooth_jax.attacks.candidates import climb, first_candidates
 from dsmooth_jax.attacks.patching import apply_patch
 from dsmooth_jax.attacks.victims import Attackable, Victim, victim_of
 from dsmooth_jax.checks import check_count
 from dsmooth_jax.evaluation import check_labels
 from dsmooth_jax.masking import check_images
+from dsmooth_jax.smoothed import SmoothedClassifier
 from dsmooth_jax.threat import Patch, check_patch
 from dsmooth_jax.types import Corners, ImageSize, PerImage, PerImageFlag
+from dsmooth_jax.voting import check_scores
 
 _KEPT = 4
 """Of so many candidates one goes on to the next round, of more steps."""
@@ -102,6 +105,7 @@ def attack(
     num_restarts: int = 1,
     attacks_certified: bool = False,
     seed: int = 0,
+    scores: np.ndarray | None = None,
     batch_size: int = 32,
 ) -> Attacked:
     """Looks for a patch, placement and content, that makes each image misclassified.
@@ -124,6 +128,8 @@ def attack(
         certificate rules placements out. It must fail, or raises `UnsoundError`.
       seed: of the contents to begin with. Equal seeds find equal patches on one
         machine.
+      scores: floating [N, P, K], what a `SmoothedClassifier` scores the images, where
+        they are there: it does not score them again.
       batch_size: candidates at a time. It bounds memory and only runs faster or slower.
 
     Returns:
@@ -132,7 +138,8 @@ def attack(
 
     Raises:
       TypeError, ValueError: images that are not uint8, labels that are not theirs, a
-        patch that does not fit, counts below 1; as the classifier's `certify`.
+        patch that does not fit, counts below 1; scores that are not theirs, or of no
+        smoothed classifier; as the classifier's `certify`.
       UnsoundError: a certified image fell.
 
     Guarantee:
@@ -148,6 +155,8 @@ def attack(
         ("batch_size", batch_size),
     ):
         check_count(name, value)
+    if scores is not None:
+        scores = _check_scores(scores, classifier, len(pixels), size)
     victim = victim_of(classifier, patch, size, batch_size=batch_size)
     settings = _Settings(
         num_candidates, steps, num_restarts, attacks_certified, seed, batch_size
@@ -155,7 +164,7 @@ def attack(
     parts = []
     for start in range(0, max(len(pixels), 1), _GROUP):
         span = slice(start, start + _GROUP)
-        group = pixels[span], truth[span]
+        group = pixels[span], truth[span], None if scores is None else scores[span]
         parts.append(_attack_group(victim, *group, patch, start, settings))
     return join_attacked(parts)
 
@@ -172,6 +181,24 @@ def check_attack(
         )
     truth = check_labels(labels, len(pixels), None)
     return pixels, truth, check_patch(patch, pixels.shape[1:3])
+
+
+def _check_scores(
+    scores: Any, classifier: Attackable, num_images: int, size: ImageSize
+) -> np.ndarray:
+    if not isinstance(classifier, SmoothedClassifier):
+        raise TypeError(
+            f"scores are of a SmoothedClassifier, not of {type(classifier).__name__}; "
+            "leave them out"
+        )
+    checked = check_scores(scores)
+    check_num_ablations("scores", checked.shape[1], classifier.ablation, size)
+    if len(checked) != num_images:
+        raise ValueError(
+            f"scores have shape {checked.shape}; it must be [{num_images}, P, K], of "
+            "the images"
+        )
+    return checked
 
 
 def join_attacked(parts: Sequence[Attacked]) -> Attacked:
@@ -208,13 +235,14 @@ def _attack_group(
     victim: Victim,
     images: np.ndarray,
     labels: np.ndarray,
+    scores: np.ndarray | None,
     patch: Patch,
     start: int,
     settings: _Settings,
 ) -> Attacked:
     """Attacks images that are held at once, of which the first is number ``start``."""
     began = time.monotonic()
-    study = victim.study(images)
+    study = victim.study(images, scores)
     is_active = study.prediction == labels
     if not settings.attacks_certified:
         is_active &= ~study.is_certified

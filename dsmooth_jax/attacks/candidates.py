@@ -18,7 +18,7 @@ from jaxtyping import Array
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dsmooth_jax.attacks.patching import paste
-from dsmooth_jax.attacks.victims import Study
+from dsmooth_jax.attacks.study import Study
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.scoring import dealt, padded_batch_size
 from dsmooth_jax.threat import Patch
@@ -27,9 +27,6 @@ _LARGEST_STEP, _SMALLEST_STEP = 0.15, 0.01
 """Of a climb, in units of the pixels' range; linear in between."""
 
 MOMENTUM = 0.9
-
-_RIVALS = 3
-"""Of each kind of placement: more of them would leave fewer places tried."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,20 +96,17 @@ def first_candidates(
       draw: (image, rank) -> uint8 [h, w, C], a content to begin with.
       batch_size: candidates at a time.
     """
-    num_classes = study.promise.shape[2]
+    num_rivals = study.rival.shape[2]
     kinds, rivals, places = [], [], []
     for i in active:
         is_open = study.is_open[i]
-        is_rival = np.arange(num_classes) != study.prediction[i]
         allowed = is_open | tries_closed | ~is_open.any()
-        promise = np.where(is_rival, study.promise[i], -np.inf)
-        is_near = (-promise).argsort(axis=1).argsort(axis=1) < _RIVALS
-        is_pair = allowed[:, None] & is_rival & is_near
-        order = np.lexsort((-promise.ravel(), ~np.repeat(is_open, num_classes)))
-        order = order[is_pair.ravel()[order]]
+        closed = ~np.repeat(is_open, num_rivals)
+        order = np.lexsort((-study.promise[i].ravel(), closed))
+        order = order[np.repeat(allowed, num_rivals)[order]]
         place, pair = np.divmod(np.array(ranks), len(order))
-        kinds.append(order[pair] // num_classes)
-        rivals.append(order[pair] % num_classes)
+        kinds.append(order[pair] // num_rivals)
+        rivals.append(study.rival[i].ravel()[order[pair]])
         places.append(place)
     if not len(active):
         none = np.zeros(0, np.int64)

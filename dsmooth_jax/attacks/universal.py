@@ -66,8 +66,8 @@ def universal_patch(
     if not 0 <= low < high <= 255:
         raise ValueError(f"printable={printable} must be two values, in 0..255")
     victim = victim_of(classifier, patch, size, batch_size=batch_size)
-    study = victim.study(pixels)
-    num_classes = study.promise.shape[2]
+    study = victim.study(pixels, None)
+    num_classes = study.num_classes
     if not 0 <= target < num_classes:
         raise ValueError(f"target={target} must be in 0..{num_classes - 1}, a class")
     others = np.flatnonzero(truth != target)

@@ -27,8 +27,9 @@ from dsmooth_jax.attacks.objectives import (
     two_rounds,
     votes_margin,
 )
+from dsmooth_jax.attacks.study import Study, nearest_rivals, spans
 from dsmooth_jax.attacks.undefended import Shown
-from dsmooth_jax.double_masking import nominal
+from dsmooth_jax.double_masking import certify_double_masking, nominal
 from dsmooth_jax.duels import after_each_placement, check_levels, preference
 from dsmooth_jax.evidence import log_levels
 from dsmooth_jax.labeling import LogitsFn
@@ -45,7 +46,7 @@ from dsmooth_jax.scoring import (
 )
 from dsmooth_jax.smoothed import SmoothedClassifier
 from dsmooth_jax.threat import Patch, placements
-from dsmooth_jax.types import ImageSize, PerImage, PerImageFlag, PlacementRows
+from dsmooth_jax.types import ImageSize, PerImage
 from dsmooth_jax.voting import Voting
 from dsmooth_jax.winners import leads_fn
 
@@ -54,40 +55,19 @@ _MOST_LOG = 9_210
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Study:
-    """What an attacker can know of N images before it writes a pixel.
-
-    Attributes:
-      prediction: int64 [N], of the clean images.
-      is_certified: bool [N], by the classifier's own `certify`.
-      row: int64 [H - height + 1, W - width + 1], for each upper left corner of the
-        patch which kind of placement, 0..L-1, it is.
-      is_open: bool [N, L], False where the certificate rules this placement out.
-      promise: floating [N, L, K], the larger, the nearer is this class to winning.
-      known: (image [B], row [B]) -> what the margin is given besides, arrays [B, ...].
-    """
-
-    prediction: PerImage
-    is_certified: PerImageFlag
-    row: PlacementRows
-    is_open: np.ndarray
-    promise: np.ndarray
-    known: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Victim:
     """A classifier as an attacker sees it.
 
     Attributes:
       predict: uint8 images [N, H, W, C] -> int64 [N].
-      study: images -> `Study`.
+      study: images, and their scores or None, where they have some -> `Study`. Each
+        image is scored once, or not at all where its scores are there.
       margin_fn: float32 images [B, H, W, C], own int [B], rival int [B], and what
         `Study.known` returns -> float32 [B], positive where the rival wins.
     """
 
     predict: Callable[[np.ndarray], PerImage]
-    study: Callable[[np.ndarray], Study]
+    study: Callable[[np.ndarray, np.ndarray | None], Study]
     margin_fn: Partial
 
 
@@ -121,42 +101,56 @@ class _Smoothed:
     def predict(self, images: np.ndarray) -> PerImage:
         return self.classifier.predict(images, batch_size=self.batch_size)
 
-    def study(self, images: np.ndarray) -> Study:
+    def study(self, images: np.ndarray, scores: np.ndarray | None) -> Study:
         mine, size = self.classifier, self.image_size
         sets, row = placements(mine.ablation, self.against, size)
-        index = _touched_index(sets)
-        certificate = mine.certify(images, self.against, batch_size=self.batch_size)
-        scores = mine.score(images, batch_size=self.batch_size)
-        own = certificate.prediction
+        index = touched_index(sets)
+        if scores is None:
+            scores = mine.score(images, batch_size=self.batch_size)
+        certificate = mine.certify_scores(scores, self.against, size)
+        own, num_classes = certificate.prediction, scores.shape[2]
+        parts = [
+            self._standing(scores[span], own[span], sets)
+            for span in spans(len(images), max(sets.shape) * num_classes)
+        ]
+        is_open, rival, promise = map(np.concatenate, zip(*parts, strict=True))
+        return Study(
+            prediction=own,
+            is_certified=certificate.is_certified,
+            row=row,
+            is_open=is_open,
+            rival=rival,
+            promise=promise,
+            num_classes=num_classes,
+            known=lambda i, r: (scores[i], index[r]),
+        )
+
+    def _standing(
+        self, scores: np.ndarray, own: PerImage, sets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`Study.is_open`, ``rival`` and ``promise`` of few images."""
+        mine = self.classifier
         if mine.patch is None:
             levels, most, _ = check_levels(mine.vote(scores))
         else:
             levels, most = log_levels(scores).astype(np.int32), _MOST_LOG
         left = after_each_placement(
             preference(levels, levels, own, most), sets, most
-        ).transpose(1, 0, 2)  # [N, L, K]
-        promise = np.float32(-1) * left.astype(np.float32)
+        ).transpose(1, 0, 2)  # [n, L, K]
         if mine.patch is None:
             is_open = (left <= 0).sum(axis=2) > 1  # the own class is one of them
         else:
-            masks = design_masks(mine.ablation, mine.patch, size)
+            masks = design_masks(mine.ablation, mine.patch, self.image_size)
             agrees = _agreeing_rows(levels, masks, own)
             is_open = ~_has_any(agrees, covering_touched(masks, sets))
-        return Study(
-            prediction=own,
-            is_certified=certificate.is_certified,
-            row=row,
-            is_open=is_open,
-            promise=promise,
-            known=lambda i, r: (scores[i], index[r]),
-        )
+        return is_open, *nearest_rivals(-left, own)
 
     @property
     def margin_fn(self) -> Partial:
         mine = self.classifier
         settings = (mine.voting, mine.threshold, mine.strength)
         sets, _ = placements(mine.ablation, self.against, self.image_size)
-        index, num_ablations = _touched_index(sets), sets.shape[1]
+        index, num_ablations = touched_index(sets), sets.shape[1]
         is_run = bool((np.diff(index) % num_ablations == 1).all())
         fn = _SmoothedMargin(is_run, mine.ablation, mine.patch, *settings)
         return Partial(fn, bound("scores_fn", mine.scores_fn))
@@ -198,7 +192,7 @@ class _SmoothedMargin:
         return double_masking_margin(scores, own, rival, jnp.asarray(left, jnp.float32))
 
 
-def _touched_index(sets: np.ndarray) -> np.ndarray:
+def touched_index(sets: np.ndarray) -> np.ndarray:
     """Int64 [L, m], the touched ablations of each set, around the end of them.
 
     Rows begin behind a gap, so that what follows one another is a run; the first
@@ -247,17 +241,25 @@ class _Masked:
         inputs = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
         return jax.eval_shape(shown, inputs).shape[1]
 
-    def study(self, images: np.ndarray) -> Study:
+    def study(self, images: np.ndarray, scores: np.ndarray | None) -> Study:
         mine, batch_size = self.classifier, self._passes(images)
         covers, row = covered_placements(mine.masks, self.against, images.shape[1:3])
-        certificate = mine.certify(images, self.against, batch_size=batch_size)
+        table = mine.label(images, until="complete", batch_size=batch_size)
+        certificate = certify_double_masking(table, covers)
         own = certificate.prediction
-        classes = nominal(mine.label(images, until="complete", batch_size=batch_size))
+        classes = nominal(table)
         differs = classes != own[:, None, None]  # [N, M, M]
         agrees = ~differs.any(axis=2)
         num_classes = self._num_classes(images)
-        seen = (classes[..., None] == np.arange(num_classes)).sum(axis=2)  # [N, M, K]
-        promise = np.einsum("lm,nmk->nlk", covers.astype(np.float32), seen)
+
+        def nearest(span: slice) -> tuple[np.ndarray, np.ndarray]:
+            is_class = classes[span][..., None] == np.arange(num_classes)
+            seen = is_class.sum(axis=2).astype(np.float32)  # [n, M, K]
+            return nearest_rivals(covers.astype(np.float32) @ seen, own[span])
+
+        entries = max(classes.shape[1] ** 2, len(covers)) * num_classes
+        parts = [nearest(span) for span in spans(len(images), entries)]
+        rival, promise = map(np.concatenate, zip(*parts, strict=True))
         # In each kind of placement one covering mask, and what it fails together with.
         first = covers.argmax(axis=1)
         partner = differs.argmax(axis=2)  # [N, M]
@@ -266,7 +268,9 @@ class _Masked:
             is_certified=certificate.is_certified,
             row=row,
             is_open=~_has_any(agrees, covers),
-            promise=promise.astype(np.float32),
+            rival=rival,
+            promise=promise,
+            num_classes=num_classes,
             known=lambda i, r: (partner[i, first[r]].astype(np.int32),),
         )
 
@@ -325,16 +329,20 @@ class _Plain:
     def predict(self, images: np.ndarray) -> PerImage:
         return self._logits(images).argmax(axis=1).astype(np.int64)
 
-    def study(self, images: np.ndarray) -> Study:
+    def study(self, images: np.ndarray, scores: np.ndarray | None) -> Study:
         logits = self._logits(images)
+        prediction = logits.argmax(axis=1).astype(np.int64)
+        rival, promise = nearest_rivals(logits[:, None], prediction)
         num, (height, width) = len(images), images.shape[1:3]
         shape = (height - self.against.height + 1, width - self.against.width + 1)
         return Study(
-            prediction=logits.argmax(axis=1).astype(np.int64),
+            prediction=prediction,
             is_certified=np.zeros(num, bool),
             row=np.zeros(shape, np.int64),
             is_open=np.ones((num, 1), bool),
-            promise=logits[:, None],
+            rival=rival,
+            promise=promise,
+            num_classes=logits.shape[1],
             known=lambda i, r: (),
         )
 
