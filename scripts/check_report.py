@@ -1,4 +1,4 @@
-"""Opens a report in a real browser and uses it: slider, filters, gallery, keyboard.
+"""Opens a report in a real browser and uses it: slider, filters, keyboard, attacks.
 
     python scripts/check_report.py runs/demo/certify/test/report.html /tmp/screenshots
 
@@ -8,6 +8,7 @@ the console, a request to anywhere, or a page wider than its window is an error.
 dark and narrow screenshots are left to be looked at. BROWSER names another Chromium.
 """
 
+import array
 import base64
 import itertools
 import json
@@ -298,6 +299,52 @@ def check_keyboard(browser, data):
     same("focus", browser.ask(f"Number({here}.dataset.image)"), image)
 
 
+def check_attacks(browser, data, out):
+    """What the page says and adds up of attacked images, and how it finds them."""
+    for number, attack in enumerate(data["attacks"]):
+        fell = [
+            own != won
+            for own, won in zip(attack["before"], attack["after"], strict=True)
+        ]
+        for is_fallen in set(fell):
+            set_form(browser, "attack", f"{number} {json.dumps(is_fallen)}")
+            status = browser.ask("document.getElementById('status').textContent")
+            count = int(status.split(" of ")[-1].split()[0].replace(",", ""))
+            same("attacked images", count, fell.count(is_fallen))
+            browser.ask("document.querySelector('.card').click()")
+            pressed = "document.querySelector('[aria-pressed=true]').dataset.image"
+            k = attack["images"].index(browser.ask(f"Number({pressed})"))
+            same("fell", fell[k], is_fallen)
+            title = f"Attacked by a {'x'.join(map(str, attack['size']))} patch"
+            here = (
+                "[...document.querySelectorAll('#detail h4')]"
+                f".find(h => h.textContent === {title!r})"
+            )
+            same(title, browser.ask(f"Boolean({here})"), True)
+            if attack["preferences"]:
+                check_preferences(browser, attack, k)
+            browser.ask(f"{here}.scrollIntoView({{behavior: 'instant'}})")
+            kind = "fell" if is_fallen else "stands"
+            browser.photograph(out / f"{attack['name']}-{kind}.png")
+            browser.press("Escape")
+    if data["attacks"]:
+        set_form(browser, "attack", "all")
+
+
+def check_preferences(browser, attack, k):
+    """The sums before and after are those of what is embedded."""
+    both = array.array("h", base64.b64decode(attack["preferences"][k]))
+    half, unit = len(both) // 2, attack["unit"]
+    digits = 3 if attack["decision"] == "double_masking" else 2 if unit > 1 else 0
+    sums = sum(both[:half]), sum(both[half:])
+    wanted = ["all", *(signed(one / unit, digits) for one in sums)]
+    rows = browser.ask(
+        "[...document.querySelectorAll('#detail .attacked .total')].map("
+        "r => [...r.children].map(c => c.textContent))"
+    )
+    same("sums of an attack", wanted in rows, True)
+
+
 def main(report, out):
     out.mkdir(parents=True, exist_ok=True)
     text = report.read_text(encoding="utf-8")
@@ -309,6 +356,7 @@ def main(report, out):
         check_slider(browser, data)
         check_filters(browser, data)
         check_keyboard(browser, data)
+        check_attacks(browser, data, out)
         for name, width, dark in (
             ("light", 1280, False),
             ("dark", 1280, True),

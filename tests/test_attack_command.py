@@ -16,7 +16,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.commands import attacking
 from dsmooth_jax.report import figures
-from dsmooth_jax.report.attack_summary import attacked_squares
+from dsmooth_jax.report.attack_summary import attacked_squares, attacks_of
 from dsmooth_jax.storage.attack_store import begin_attack, read_parts, write_part
 from dsmooth_jax.storage.shards import StoreError
 
@@ -70,6 +70,16 @@ def test_what_is_written_is_what_the_classifier_says(run, attacked):
     certificate = smoothed.certify(images.images, PATCH)
     np.testing.assert_array_equal(found["clean"], certificate.prediction)
     np.testing.assert_array_equal(found["is_certified"], certificate.is_certified)
+    is_attacked = found["corner"][:, 0] >= 0
+    assert 0 < is_attacked.sum() < 12
+    assert (found["touched"][~is_attacked] == -1).all()
+    clean = smoothed.score(images.images)[is_attacked]
+    which = np.arange(len(clean))[:, None], found["touched"][is_attacked]
+    kept = found["scores"][is_attacked]
+    assert np.abs(clean[which] - kept).max() > 0.01  # the patch does something
+    clean[which] = kept  # and nothing elsewhere
+    attacked_scores = smoothed.score(found["image"][is_attacked])
+    np.testing.assert_allclose(clean, attacked_scores, atol=1e-5)
     assert found["is_broken"].any()
     assert not (found["is_broken"] & found["votes_hold"]).any()
     assert (found["votes_hold"] >= found["is_certified"]).all()
@@ -108,13 +118,14 @@ def test_the_report_marks_what_an_attack_of_the_same_classifier_left(tmp_path):
         arrays = {"label": classes, "clean": classes, "attacked": classes - flags}
         write_part(folder, 0, {**arrays, "id": np.array(ids), "is_certified": flags})
 
-    assert attacked_squares(store) == {}
+    assert attacked_squares(attacks_of(store)) == {}
     attacked("2x2")
     attacked("2x3")
     attacked("3x3-votes")
     attacked("4x4", checkpoint="other")
     attacked("5x5", ids=("a", "z"))
-    assert attacked_squares(store) == {2: ds.Accuracy(1, 2)}
+    begin_attack(tmp_path / "attack" / "test" / "6x6", {"checkpoint": "same"})
+    assert attacked_squares(attacks_of(store)) == {2: ds.Accuracy(1, 2)}
     figure = figures.accuracy_figure(
         {
             ("graded", ds.Patch(2, 2), "placement"): ds.Evaluation(
@@ -122,7 +133,7 @@ def test_the_report_marks_what_an_attack_of_the_same_classifier_left(tmp_path):
             )
         },
         base_accuracy=0.5,
-        attacked=attacked_squares(store),
+        attacked=attacked_squares(attacks_of(store)),
         caption="4 images",
     )
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -146,7 +157,13 @@ def test_a_killed_attack_goes_on_and_ends_as_if_it_had_not_been(
     assert "found the attack by 8x8-votes of 12 images" in capsys.readouterr().out
     with pytest.raises(StoreError, match=r"steps: saved 4, wanted 5.*--overwrite"):
         run[1](copy, steps=5)
-    with open(copy / "8x8-votes" / "part-00000.npz", "r+b") as file:
+    part = copy / "8x8-votes" / "part-00000.npz"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(StoreError, match=r"part-00000.npz is damaged"):
+        read_parts(copy / "8x8-votes")
+    with open(part, "r+b") as file:
         file.truncate(100)
     with pytest.raises(StoreError, match=r"part-00000.npz is damaged.*remove it"):
         read_parts(copy / "8x8-votes")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dsmooth_jax.attacks.attack import UnsoundError, attack
+from dsmooth_jax.attacks.attack import Attacked, UnsoundError, attack
 from dsmooth_jax.attacks.undefended import undefended
+from dsmooth_jax.attacks.victims import touched_index
 from dsmooth_jax.commands import cli
 from dsmooth_jax.commands.filling import open_images, out_folder, say_written
 from dsmooth_jax.commands.label_certification import is_masked_run
@@ -35,7 +36,7 @@ from dsmooth_jax.storage.attack_store import (
 )
 from dsmooth_jax.storage.files import write_whole
 from dsmooth_jax.storage.workdir import ATTACKED, BEST, LOCK, SUMMARY
-from dsmooth_jax.threat import Patch, check_patch, touched
+from dsmooth_jax.threat import Patch, check_patch, placements, touched
 from dsmooth_jax.training.ownership import locked
 from dsmooth_jax.types import ImageSize
 from dsmooth_jax.wording import counted
@@ -181,9 +182,18 @@ def _attack_part(
 ) -> dict[str, np.ndarray]:
     """What is written of images of which the first is number ``start``."""
     options = {**strength, "seed": strength.get("seed", 0) + start}
+    scores = None
+    if isinstance(classifier, SmoothedClassifier):
+        scores = classifier.score(images, batch_size=batch_size)
     try:
         found = attack(
-            classifier, images, labels, patch, **options, batch_size=batch_size
+            classifier,
+            images,
+            labels,
+            patch,
+            **options,
+            scores=scores,
+            batch_size=batch_size,
         )
     except UnsoundError as error:
         path = folder / "unsound.npz"
@@ -200,9 +210,31 @@ def _attack_part(
         "num_gradients": found.num_gradients,
         "image": found.images,
     }
-    is_votes = isinstance(classifier, SmoothedClassifier) and classifier.patch is None
-    if is_votes:
-        votes = classifier.vote(classifier.score(images, batch_size=batch_size))
-        sets = touched(classifier.ablation, patch, images.shape[1:3])
-        arrays["votes_hold"] = votes_hold(votes, sets)
+    if isinstance(classifier, SmoothedClassifier):
+        assert scores is not None
+        arrays |= _touched_scores(classifier, patch, found, batch_size)
+        if classifier.patch is None:
+            sets = touched(classifier.ablation, patch, images.shape[1:3])
+            arrays["votes_hold"] = votes_hold(classifier.vote(scores), sets)
     return arrays
+
+
+def _touched_scores(
+    classifier: SmoothedClassifier, patch: Patch, found: Attacked, batch_size: int
+) -> dict[str, np.ndarray]:
+    """What the patches changed: all else is scored as it was.
+
+    ``touched``, int32 [n, m], the ablations that the patch of each image touches, one
+    of them again where they are fewer; -1 where there is none. ``scores``, float32
+    [n, m, K], theirs on the attacked image.
+    """
+    is_attacked = found.corners[:, 0] >= 0
+    sets, row = placements(classifier.ablation, patch, found.images.shape[1:3])
+    kind = row[tuple(found.corners[is_attacked].T)]
+    index = touched_index(sets)[kind]
+    after = classifier.score(found.images[is_attacked], batch_size=batch_size)
+    which = np.full((len(is_attacked), index.shape[1]), -1, np.int32)
+    scores = np.zeros((*which.shape, after.shape[2]), np.float32)
+    which[is_attacked] = index
+    scores[is_attacked] = np.take_along_axis(after, index[..., None], axis=1)
+    return {"touched": which, "scores": scores}

@@ -1,18 +1,26 @@
 """What an attack found, as a table, rows and pictures; every number from its arrays."""
 
+import dataclasses
 import io
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.report.summary import format_accuracy
-from dsmooth_jax.storage.attack_store import Arrays, read_parts, read_settings
+from dsmooth_jax.storage.attack_store import (
+    Arrays,
+    missing_parts,
+    read_parts,
+    read_settings,
+)
 from dsmooth_jax.storage.files import write_whole
 from dsmooth_jax.storage.shards import Shards
 from dsmooth_jax.storage.workdir import ATTACKED
+from dsmooth_jax.threat import Patch
 
 ACCURACIES = ("clean", "attacked", "votes_hold", "certified")
 """Images that are right: as they are; after the attack; whose votes nothing can turn
@@ -50,29 +58,75 @@ def format_attacks(found: Mapping[str, Arrays]) -> str:
     return "\n".join(lines)
 
 
-def attacked_squares(store: Shards) -> dict[int, Accuracy]:
-    """What attack.py found of a store's images, of squares, in the run of the store.
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoundAttack:
+    """What attack.py found of n images of a store.
+
+    Attributes:
+      patch: pixels.
+      decision: the one that was asked for; "" for the run's own.
+      settings: what was attacked, and how.
+      arrays: an entry for each of the images.
+      index: int64 [n], which images of the store they are.
+    """
+
+    patch: Patch
+    decision: str
+    settings: dict[str, Any]
+    arrays: Arrays
+    index: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "-".join(filter(None, [str(self.patch), self.decision]))
+
+
+def attacks_of(store: Shards) -> list[FoundAttack]:
+    """What attack.py found of a store's images, in the run of the store.
 
     Args:
       store: of a run's folder, RUN/certify/SPLIT/scores.
 
     Returns:
-      {side: images that were right after the attack}, of the classifier's own decision;
-      empty where there is no attack on the same checkpoint and images.
+      The attacks on the same checkpoint and images, smaller patches first.
     """
-    found = {}
     if len(store.path.absolute().parents) < 3:
-        return {}
+        return []
     run, split = store.path.absolute().parents[2], str(store.origin.split)
-    for folder in sorted((run / ATTACKED / split).glob("*x*")):
-        height, _, width = folder.name.partition("x")
-        settings = read_settings(folder) if height == width else None
+    place = {name: i for i, name in enumerate(store.ids.tolist())}
+    found = []
+    for folder in (run / ATTACKED / split).glob("*x*"):
+        named = re.fullmatch(r"(\d+)x(\d+)-?(\w*)", folder.name)
+        settings = read_settings(folder) if named else None
         if settings is None or settings["checkpoint"] != store.origin.checkpoint:
             continue
+        if missing_parts(folder, 1):
+            continue  # begun, and nothing found yet
+        assert named is not None
+        height, width, decision = named.groups()
         arrays = read_parts(folder)
-        if np.isin(arrays["id"], store.ids).all():
-            found[int(height)] = accuracies(arrays)["attacked"]
-    return found
+        index = [place.get(name, -1) for name in arrays["id"].tolist()]
+        if -1 not in index:
+            patch = Patch(int(height), int(width))
+            one = FoundAttack(patch, decision, settings, arrays, np.array(index))
+            found.append(one)
+    return sorted(
+        found, key=lambda one: (one.patch.height, one.patch.width, one.decision)
+    )
+
+
+def attacked_squares(found: Iterable[FoundAttack]) -> dict[int, Accuracy]:
+    """Of attacks by squares on the classifier's own decision.
+
+    Returns:
+      {side: images that were right after the attack}.
+    """
+    return {
+        one.patch.height: accuracies(one.arrays)["attacked"]
+        for one in found
+        if one.patch.height == one.patch.width and not one.decision
+    }
 
 
 def attack_rows(found: Mapping[str, Arrays]) -> dict[str, np.ndarray]:

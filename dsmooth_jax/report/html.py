@@ -9,7 +9,7 @@ text only.
 import base64
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,13 @@ import numpy as np
 from dsmooth_jax.evaluation import Accuracy
 from dsmooth_jax.report import more_tables, plot_style, summary
 from dsmooth_jax.report.analysis import Analysis
+from dsmooth_jax.report.attack_summary import FoundAttack
+from dsmooth_jax.report.attacked_explorer import explore_attacks
 from dsmooth_jax.report.explorer_data import explore, is_grid
 from dsmooth_jax.report.request import DOUBLE_MASKING, Request
-from dsmooth_jax.report.thumbnails import atlas, choose, load_thumbnails
+from dsmooth_jax.report.thumbnails import atlas, choose, load_thumbnails, shrink
 from dsmooth_jax.storage.provenance import flatten
+from dsmooth_jax.types import ImageSize
 from dsmooth_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -69,12 +72,17 @@ _FIGURES = {
 """{name: (what a reader hears, what stands below)}."""
 
 
-def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
+def render(
+    analysis: Analysis,
+    figures: Mapping[str, "Figure"],
+    attacks: Sequence[FoundAttack] = (),
+) -> str:
     """Renders the page.
 
     Args:
       analysis: what was found.
       figures: {name: figure} of `draw_figures`.
+      attacks: of `attacks_of`.
 
     Returns:
       HTML, complete.
@@ -83,9 +91,15 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
 
     store, request = analysis.store, analysis.request
     data = explore(analysis)
-    pictures = _atlas(analysis)
-    if pictures is not None:
-        data["atlas"] = {k: pictures[k] for k in ("columns", "cell", "size")}
+    sheets = {}
+    pixels = _thumbnails(analysis)
+    if pixels is not None:
+        sheets["clean"], data["atlas"] = _sheet(pixels, store.image_size)
+    data["attacks"] = []
+    for page, attacked in explore_attacks(analysis, attacks):
+        name = f"attacked-{len(data['attacks'])}"
+        sheets[name], page["atlas"] = _sheet(shrink(attacked), store.image_size)
+        data["attacks"].append({**page, "sheet": name})
     template = environment().get_template("report.html")
     return template.render(
         title=f"Certified against a {request.patch} patch",
@@ -133,11 +147,17 @@ def render(analysis: Analysis, figures: Mapping[str, "Figure"]) -> str:
         tolerance=f"{request.tolerance:g}",
         chosen_on=store.origin.chosen_on or "not recorded",
         provenance=_provenance(analysis),
-        atlas=pictures,
+        has_pictures=pixels is not None,
+        sheets=sheets,
         is_map=is_grid(store.ablation, store.image_size),
         data=data,
         css=style(),
-        js=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        js=Markup(
+            "\n".join(
+                (_TEMPLATES / name).read_text(encoding="utf-8")
+                for name in ("attacks.js", "report.js")
+            )
+        ),
     )
 
 
@@ -269,20 +289,24 @@ def facts(record: Any) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in flatten(record).items() if record]
 
 
-def _atlas(analysis: Analysis) -> dict[str, Any] | None:
-    """The pictures of the sample in one, where there are any."""
-    store = analysis.store
-    pixels = load_thumbnails(store)
-    if pixels is None or not np.array_equal(analysis.request.sample, choose(store)):
-        return None
+def _thumbnails(analysis: Analysis) -> np.ndarray | None:
+    """The pictures of the sample, where there are any."""
+    is_chosen = np.array_equal(analysis.request.sample, choose(analysis.store))
+    return load_thumbnails(analysis.store) if is_chosen else None
+
+
+def _sheet(
+    pixels: np.ndarray, image_size: ImageSize
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Pictures in one: what the style of a page says of it, and what its script."""
     media, content, columns, cell = atlas(pixels)
-    return {
+    size = pixels.shape[1:3]
+    style = {
         "uri": f"data:{media};base64,{base64.b64encode(content).decode()}",
-        "columns": columns,
-        "cell": list(cell),
-        "size": list(pixels.shape[1:3]),
-        "is_whole": tuple(pixels.shape[1:3]) == tuple(store.image_size),
+        "percent": 100 * columns * cell[1] / size[1],
+        "is_whole": size == tuple(image_size),
     }
+    return style, {"columns": columns, "cell": list(cell), "size": list(size)}
 
 
 def _inline(svg: str, name: str) -> str:

@@ -53,7 +53,7 @@ def explore_masks(analysis: Analysis, sides: list[int]) -> dict[str, Any]:
                 "certified": share(counted.certified),
                 "wrong": share(counted.certified_wrong),
                 "detected": share(detected_accuracy(found, labels)),
-                "masks": _coded(np.packbits(masks[side], axis=1)),
+                "masks": coded(np.packbits(masks[side], axis=1)),
                 "answer": answer.tolist(),
                 "isCertified": found.is_certified[sample].astype(int).tolist(),
                 "isDetected": found.is_detected[sample].astype(int).tolist(),
@@ -67,7 +67,7 @@ def explore_masks(analysis: Analysis, sides: list[int]) -> dict[str, Any]:
         own, other = np.moveaxis(np.take_along_axis(levels, classes, axis=2), 2, 0)
         for image, lead in enumerate((own - other).astype("<i2")):
             key = f"{answer[image]} {pair.rival[image]}"
-            leads[image].setdefault(key, _coded(lead))
+            leads[image].setdefault(key, coded(lead))
     return {"perNat": LEVELS_PER_NAT, "squares": squares, "leads": leads}
 
 
@@ -76,5 +76,6 @@ def share(accuracy: Accuracy) -> list[float]:
     return [accuracy.count, *accuracy.interval]
 
 
-def _coded(array: np.ndarray) -> str:
+def coded(array: np.ndarray) -> str:
+    """Base64 of the bytes of an array."""
     return base64.b64encode(array.tobytes()).decode()

@@ -124,7 +124,7 @@ def save_thumbnails(store: Shards, images: ArrayLike) -> pathlib.Path:
     content = io.BytesIO()
     np.savez_compressed(
         content,
-        pixels=_shrink(pixels),
+        pixels=shrink(pixels),
         ids=store.ids[chosen],
         of=np.array(_fingerprint(store)),
     )
@@ -198,8 +198,8 @@ def class_names(store: Shards) -> list[str]:
     return [f"class {index}" for index in range(store.num_classes)]
 
 
-def _shrink(pixels: np.ndarray) -> np.ndarray:
-    """Images [n, H, W, C], neither side above `_MOST_PIXELS`."""
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 [n, H, W, C], neither side above 64 pixels."""
     from PIL import Image
 
     height, width = pixels.shape[1:3]

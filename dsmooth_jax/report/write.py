@@ -6,6 +6,7 @@ all and opens from disk.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.report import figures, heatmaps, html, more_tables, summary
 from dsmooth_jax.report.analysis import Analysis
-from dsmooth_jax.report.attack_summary import attacked_squares
+from dsmooth_jax.report.attack_summary import FoundAttack, attacked_squares, attacks_of
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.workdir import SUMMARY
@@ -53,21 +54,25 @@ def write_report(analysis: Analysis, out: PathLike) -> list[str]:
         np.savez_compressed(out / "maps.npz", margin=margin, rival=rival)
         written.append("maps.npz")
     if request.has_figures:
-        drawn = draw_figures(analysis)
+        attacks = attacks_of(analysis.store)
+        drawn = draw_figures(analysis, attacks)
         for name, figure in drawn.items():
             write_figure(figure, out / f"{name}.png")
-        page = html.render(analysis, drawn)
+        page = html.render(analysis, drawn, attacks)
         (out / "report.html").write_text(page, "utf-8", "backslashreplace")
         figure_names = [f"{name}.png" for name in drawn]
         written = ["report.html", *figure_names, *written]
     return written
 
 
-def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
+def draw_figures(
+    analysis: Analysis, attacks: Sequence[FoundAttack] = ()
+) -> dict[str, "Figure"]:
     """Draws every figure of a report.
 
     Args:
       analysis: what was found, with figures.
+      attacks: of `attacks_of`.
 
     Returns:
       {name: matplotlib figure}, in the order of the page.
@@ -85,7 +90,7 @@ def draw_figures(analysis: Analysis) -> dict[str, "Figure"]:
         "certified_accuracy": figures.accuracy_figure(
             analysis.squares(_sides(analysis)),
             base_accuracy=analysis.base_accuracy,
-            attacked=attacked_squares(store),
+            attacked=attacked_squares(attacks),
             caption=about_all,
         ),
         "rectangles": heatmaps.rectangles_figure(

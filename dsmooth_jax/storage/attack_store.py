@@ -1,7 +1,8 @@
 """What an attack found, on disk: a part for so many images, written as it goes.
 
 A folder for each attack: ``settings.json``, which says what was attacked and how, and
-``part-00000.npz``, ... A kill loses the part that was being made and no more.
+``part-00000.npz``, ..., whose arrays have checksums. A kill loses the part that was
+being made and no more. Parts of older versions hold fewer arrays.
 """
 
 import io
@@ -59,7 +60,7 @@ def write_part(folder: pathlib.Path, part: int, arrays: Arrays) -> None:
 
 
 def read_parts(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads what was found of all images, part after part.
+    """Reads what was found of all images, part after part: what all parts hold.
 
     Raises:
       StoreError: a part is damaged, or there is none.
@@ -76,7 +77,8 @@ def read_parts(folder: pathlib.Path) -> dict[str, np.ndarray]:
             ) from None
     if not parts:
         raise StoreError(f"{folder} holds no attack; make one with attack.py")
-    return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+    names = [name for name in parts[0] if all(name in one for one in parts)]
+    return {name: np.concatenate([one[name] for one in parts]) for name in names}
 
 
 def remove_attack(folder: pathlib.Path) -> None:

@@ -15,6 +15,7 @@
     voting: data.main,
     side: data.sides.indexOf(data.focus), // an index into data.sides
     class: "all",
+    attack: "all",
     order: "turns",
     outcomes: new Set(Object.keys(OUTCOMES)),
     page: 0,
@@ -42,15 +43,15 @@
     const preferences = Int8Array.from(bytes, (c) => c.charCodeAt(0));
     const corner = voting().corner[i][state.side];
     const [row, column] = [Math.floor(corner / width), corner % width];
-    return { rival, preferences, row, column, touched: touched(row, column) };
+    return { rival, preferences, row, column, touched: touched(row, column, [side(), side()]) };
   }
 
   // An ablation is touched iff the patch meets a window that it keeps.
-  function touched(row, column) {
+  function touched(row, column, [high, wide]) {
     const { rows, columns, choices } = data.windows;
-    const meets = (from) => (band) => band.some(([a, b]) => a < from + side() && from < b);
-    const rowHit = rows.map(meets(row));
-    const columnHit = columns.map(meets(column));
+    const meets = (from, size) => (band) => band.some(([a, b]) => a < from + size && from < b);
+    const rowHit = rows.map(meets(row, high));
+    const columnHit = columns.map(meets(column, wide));
     const isHit = (w) => rowHit[Math.floor(w / columns.length)] && columnHit[w % columns.length];
     if (choices) return choices.map((kept) => kept.some(isHit));
     return Array.from({ length: rows.length * columns.length }, (_, w) => isHit(w));
@@ -174,11 +175,14 @@
     ...["edge halo", "edge"].map((kind) => element("path", { class: kind, d: edge })));
   }
 
-  function picture(i, ...shapes) {
-    const thumb = element("span", { class: "thumb" });
-    if (data.atlas) {
-      const { columns, cell, size } = data.atlas;
-      const rows = Math.ceil(data.ids.length / columns);
+  const picture = (i, ...shapes) => pictureOf("clean", data.atlas, data.ids.length, i, shapes);
+
+  // One of so many pictures that lie side by side in a sheet, and what is drawn on it.
+  function pictureOf(sheet, atlas, count, i, shapes) {
+    const thumb = element("span", { class: `thumb ${sheet}` });
+    if (atlas) {
+      const { columns, cell, size } = atlas;
+      const rows = Math.ceil(count / columns);
       // Percentages place a background by what is left over: 0 % first, 100 % last.
       const place = (k, total, part) => (100 * k * part[0]) / (total * part[0] - part[1]) || 0;
       const x = place(i % columns, columns, [cell[1], size[1]]);
@@ -229,7 +233,8 @@
 
   function candidates() {
     return data.ids.map((_, i) => i).filter(
-      (i) => state.class === "all" || data.labels[i] === Number(state.class));
+      (i) => (state.class === "all" || data.labels[i] === Number(state.class))
+        && (state.attack === "all" || attacks.isLike(i, state.attack)));
   }
 
   function matches() {
@@ -351,7 +356,8 @@
           ? `Negative: a patch there may turn it into ${byName(rival)}.`
           : `Negative: if the touched ablations turn, it becomes ${byName(rival)}.`),
       ...askedDetail(i),
-      ...maskingDetail(i, axis));
+      ...maskingDetail(i, axis),
+      ...attacks.detail(i, axis));
   }
 
   // How far down the label can be pushed, and what an alarm does, of each patch asked.
@@ -407,6 +413,10 @@
     ];
   }
 
+  const attacks = attackedImages(data, {
+    element, byName, signed, picture, pictureOf, drawStrip, touched, isMap,
+  });
+
   function show() { showTable(); showGallery(); showDetail(); }
 
   // ---- What the user does ---------------------------------------------------------
@@ -445,6 +455,8 @@
     $("side").value = state.side;
     $("class").append(element("option", { value: "all" }, "all"),
       ...data.classes.map((name, k) => element("option", { value: k }, name)));
+    $("attack")?.append(element("option", { value: "all" }, "all images"),
+      ...attacks.kinds().map(([value, text]) => element("option", { value }, text)));
     $("votings").append(...Object.keys(data.votings).map((name) => {
       const input = element("input", { type: "radio", name: "voting", value: name });
       input.checked = name === state.voting;
@@ -463,6 +475,7 @@
     state.side = Number($("side").value);
     state.voting = document.querySelector("[name=voting]:checked").value;
     state.class = $("class").value;
+    state.attack = $("attack")?.value ?? "all";
     state.order = $("order").value;
     state.outcomes = new Set([...$("outcomes").querySelectorAll(":checked")].map((box) => box.value));
     state.page = 0;
