@@ -271,17 +271,11 @@ VOTED = [
         ds.MultiBlocks(1, 1),
     )
 ]
-VOTED += [smoothed(a, voting="graded") for a in (ds.Columns(2), ds.Blocks(3, stride=2))]
+VOTED += [smoothed(ds.Columns(2), voting="graded")]
 VOTED += [smoothed(ds.Columns(1), voting="top_one")]
-DOUBLE = [
-    (smoothed(ablation, decision="double_masking", patch=patch), patch)
-    for ablation, patch in (
-        (ds.Columns(1), ds.Patch(2, 2)),
-        (ds.Rows(1), ds.Patch(1, 1)),
-    )
-]
+DOUBLE = smoothed(ds.Columns(1), decision="double_masking", patch=ds.Patch(2, 2))
 DEFENDED = [(one, ds.Patch(1, 1)) for one in VOTED]
-DEFENDED += [*DOUBLE, (MASKED, ds.Patch(2, 2))]
+DEFENDED += [(DOUBLE, ds.Patch(2, 2)), (MASKED, ds.Patch(2, 2))]
 
 
 def name(value):
