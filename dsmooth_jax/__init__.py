@@ -41,6 +41,7 @@ from dsmooth_jax.double_masking import (
     certify_double_masking,
     double_masking_predict,
 )
+from dsmooth_jax.ensembling import mean_scores
 from dsmooth_jax.evaluation import (
     Accuracy,
     ChosenVoting,
@@ -180,6 +181,7 @@ __all__ = [
     "mask_table",
     "masked_scores",
     "max_touched",
+    "mean_scores",
     "merged_masks",
     "one_pass_scores",
     "open_labels",

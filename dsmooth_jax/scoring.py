@@ -157,10 +157,8 @@ def some_scores(
     """
     fn = bound("scores_fn", scores_fn)
     made: Any = fn.func
-    if isinstance(made, _MaskedScores | _CroppedScores):
-        return made.some(*fn.args, images, index)  # type: ignore[call-arg]
-    if isinstance(made, _OnePassScores) and is_run and fn.args[1] is not None:
-        return softmax(fn.args[1](images, index[:, 0], index.shape[1]))
+    if hasattr(made, "some"):
+        return made.some(*fn.args, images, index, is_run)
     return jnp.take_along_axis(fn(images), index[:, :, None], axis=1)
 
 
@@ -169,7 +167,8 @@ def is_masked(scores_fn: ScoresFn) -> bool:
     return isinstance(scores_fn, Partial) and isinstance(scores_fn.func, _MaskedScores)
 
 
-# The static halves of the three. Equal values are equal to JAX: one compilation.
+# The static halves of the three. Equal values are equal to JAX: one compilation. `some`
+# is what `some_scores` asks.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +186,9 @@ class _MaskedScores:
         num_ablations = self.ablation.num_ablations(images.shape[1:3])
         return _in_chunks(chunk_logits, len(images), num_ablations, self.chunk_size)
 
-    def some(self, logits_fn: Partial, images: Array, index: Array) -> Array:
+    def some(
+        self, logits_fn: Partial, images: Array, index: Array, is_run: bool
+    ) -> Array:
         def chunk_logits(chunk):  # places in index, int [size] -> [B size, K]
             ablated = jax.vmap(lambda x, p: ablate_at(x[None], self.ablation, p)[0])
             inputs = ablated(images, index[:, chunk])
@@ -213,7 +214,9 @@ class _CroppedScores:
 
         return _in_chunks(chunk_logits, len(images), len(starts), self.chunk_size)
 
-    def some(self, logits_fn: Partial, images: Array, index: Array) -> Array:
+    def some(
+        self, logits_fn: Partial, images: Array, index: Array, is_run: bool
+    ) -> Array:
         starts = jnp.asarray(window_starts(self.ablation, images.shape[1:3]))
 
         def chunk_logits(chunk):  # places in index, int [size] -> [B size, K]
@@ -241,6 +244,19 @@ class _OnePassScores:
                 f"{expected[1]}, K], one for each ablation of {self.ablation}"
             )
         return softmax(logits)
+
+    def some(
+        self,
+        logits_fn: Partial,
+        run_fn: Partial | None,
+        images: Array,
+        index: Array,
+        is_run: bool,
+    ) -> Array:
+        if is_run and run_fn is not None:
+            return softmax(run_fn(images, index[:, 0], index.shape[1]))
+        scores = self(logits_fn, run_fn, images)
+        return jnp.take_along_axis(scores, index[:, :, None], axis=1)
 
 
 def _in_chunks(

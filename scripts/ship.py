@@ -1,17 +1,20 @@
 """Makes of a trained run what travels with the repository.
 
-    python -m scripts.ship --workdir=runs/mine --out=pretrained/mine
+    python -m scripts.ship --workdir=runs/mine --out=pretrained/mine [--to=bfloat16]
 
 Weights are rounded to the nearest float16 and stored as the float32 they then are:
-compressed they take little more than half the space, and nothing else need know. What
+compressed they take little more than half the space (of bfloat16 less than that), and
+nothing else need know. What
 is shipped is another function than what was trained, if only just: it is put to the
 validation images beside the original, and what differs is printed. Its decision and
 its settings are chosen there anew. Its own accuracy is what certify.py then measures.
 """
 
+import functools
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -35,16 +38,16 @@ def main(_):
     out = user_path("--out", FLAGS.out)
     if out.exists():
         raise ValueError(f"--out={out} exists already; give another or remove it")
-    ship(workdir, out, FLAGS.data_dir)
+    ship(workdir, out, FLAGS.data_dir, FLAGS.to)
 
 
-def ship(workdir, out, data_dir):
+def ship(workdir, out, data_dir, to):
     classifier, variables, record = restore_base(workdir)
-    rounded = jax.tree.map(round_to_half, variables)
+    rounded = jax.tree.map(functools.partial(rounded_leaf, to=to), variables)
     ablation = ablation_from_json(record["ablation"])
     choice = compare(classifier, ablation, variables, rounded, record, data_dir)
     step = checkpoint.latest_step(workdir / BEST)
-    metadata = {**record, **choice.to_json(), "step": step, "rounded_to": "float16"}
+    metadata = {**record, **choice.to_json(), "step": step, "rounded_to": to}
     checkpoint.save(out / BEST, step, rounded, metadata)
     # Orbax says in it which folder of this machine it wrote.
     for done in out.rglob("commit_success.txt"):
@@ -56,10 +59,10 @@ def ship(workdir, out, data_dir):
     print(f"{out}: {size / 1e6:.1f} MB, arrays {arrays}")
 
 
-def round_to_half(leaf):
-    rounded = np.asarray(leaf).astype(np.float16).astype(np.float32)
+def rounded_leaf(leaf, to):
+    rounded = np.asarray(leaf).astype(jnp.dtype(to)).astype(np.float32)
     if not np.isfinite(rounded).all():
-        raise ValueError("a weight is too large for float16; ship the run as it is")
+        raise ValueError(f"a weight is too large for {to}; give another --to")
     return rounded
 
 
@@ -108,4 +111,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir", None, "Where the data set is; its default if unset."
     )
+    flags.DEFINE_enum("to", "float16", ["float16", "bfloat16"], "Rounded to.")
     cli.run("scripts.ship", main)

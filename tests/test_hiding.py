@@ -135,7 +135,7 @@ def test_training_with_hidden_windows_learns_in_both_precisions():
                 image_shape=(8, 8, 1),
                 num_classes=2,
             ),
-            "model.name='bandnet' reads windows",
+            "model.name='bandnet' is of ablations",
         ),
         (
             lambda: make_train_step(

@@ -80,7 +80,7 @@ HOUSE = [
             "comparison",
         ],
     ),
-    ("", ["masking", "scoring", "labeling", "locality", "hiding"]),
+    ("", ["masking", "scoring", "ensembling", "labeling", "locality", "hiding"]),
     (
         "models",
         [
@@ -92,6 +92,7 @@ HOUSE = [
             "bandnet",
             "vit",
             "efficientnet_lite",
+            "ensemble",
             "weight_files",
             "weights",
         ],

@@ -1,13 +1,17 @@
 """A config with `defence: double_masking` trains and certifies by the same commands."""
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
-from dsmooth_jax.storage.checkpoint import CheckpointError
+from dsmooth_jax.storage.checkpoint import CheckpointError, fingerprint, read_metadata
+from dsmooth_jax.storage.workdir import BEST
+from dsmooth_jax.training.teaching import TeacherConfig, soft_labels
 
 SETTINGS = [
     "--config=configs/mnist5k_masks.py",
@@ -65,3 +69,55 @@ def test_tables_are_asked_again_and_what_cannot_be_is_refused(run, run_script):
     done = run_script("certify.py", scores, "--patches=6x6", is_ok=False)
     assert "covers no patch of 6x6" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_soft_labels_are_the_teachers_probabilities(run):
+    # Protects the labels: of each image and its mirror image, mixed as asked; against
+    # NumPy. Another task or no teacher is refused by name.
+    workdir, _ = run
+    train_set = data.load(name="mnist5k", split="train").take(range(20))
+    settings = TeacherConfig(str(workdir), weight=0.75, temperature=0.1)
+    found, arrays = soft_labels(settings, train_set, mirror=True)
+    logits_fn = ds.load_masked(workdir).logits_fn
+    images = train_set.images.astype(np.float32) / 255
+    sides = []
+    for side in (images, images[:, :, ::-1]):
+        encoded = np.concatenate([side, 1 - side], axis=-1)
+        powers = np.exp(np.asarray(logits_fn(jnp.asarray(encoded)), np.float64) / 0.1)
+        sides.append(powers / powers.sum(axis=1, keepdims=True))
+    assert np.abs(sides[0] - sides[1]).max() > 1e-3
+    expected = 0.75 * np.mean(sides, axis=0)
+    expected[np.arange(20), train_set.labels] += 0.25
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.dtype == np.float32 and arrays == fingerprint(workdir / BEST)
+    plain, _ = soft_labels(settings, train_set, mirror=False)
+    change = 0.75 * (sides[0] - sides[1]) / 2
+    np.testing.assert_allclose(plain - found, change, atol=1e-5)
+    smaller = dataclasses.replace(train_set, images=train_set.images[:, :20])
+    with pytest.raises(ValueError, match=r"train.teacher.workdir=.*is of images"):
+        soft_labels(settings, smaller, mirror=False)
+    nowhere = dataclasses.replace(settings, workdir=str(workdir / "none"))
+    with pytest.raises(ValueError, match=r"train.teacher.workdir=.*none"):
+        soft_labels(nowhere, train_set, mirror=False)
+
+
+def test_a_run_of_ablations_is_taught_and_says_by_whom(run, run_script, tmp_path):
+    # Protects the setting: the loss is that of soft labels, and the record names them.
+    workdir, _ = run
+    settings = [
+        "--config=configs/mnist5k_smoke.py",
+        "--config.model.width=4",
+        "--config.model.depth=2",
+        "--config.train.epochs=0.1",
+        "--config.train.optimizer.warmup_epochs=0.0",
+        "--config.validation.every_epochs=0.1",
+    ]
+    losses = {}
+    for name, teacher in (("hard", ""), ("soft", str(workdir))):
+        out, taught = tmp_path / name, f"--config.train.teacher.workdir={teacher}"
+        run_script("train.py", f"--workdir={out}", *settings, taught)
+        line = (out / "metrics.jsonl").read_text().splitlines()[-1]
+        losses[name] = json.loads(line)["loss"]
+        expected = fingerprint(workdir / BEST) if teacher else ""
+        assert read_metadata(out / BEST).get("teacher", "") == expected
+    assert abs(losses["hard"] - losses["soft"]) > 1e-2

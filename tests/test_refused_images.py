@@ -97,6 +97,9 @@ def calls():
         words = ["ablation='Columns(4)'"]
         yield f"{name}: text", lambda c=call: c("Columns(4)"), TypeError, words
 
+    empty = ["scores_fns=[]", "at least one"]
+    yield "mean_scores: none", lambda: ds.mean_scores([]), ValueError, empty
+
     # Base classifiers and the settings that only run faster.
     for name, argument, call in (
         ("masked_scores", "chunk_size", lambda n: ds.masked_scores(
@@ -194,6 +197,7 @@ def calls():
         ("masked_scores", lambda: ds.masked_scores("resnet18", COLUMNS)),
         ("cropped_scores", lambda: ds.cropped_scores("resnet18", COLUMNS)),
         ("one_pass_scores", lambda: ds.one_pass_scores("resnet18", COLUMNS)),
+        ("mean_scores", lambda: ds.mean_scores([uniform, "resnet18"])),
         ("score", lambda: ds.score("resnet18", IMAGES)),
     ):
         words = ["'resnet18'", "function"]

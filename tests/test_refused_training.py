@@ -8,7 +8,9 @@ from dsmooth_jax.ablation import thinned
 from dsmooth_jax.commands import cli
 from dsmooth_jax.training import optimizers
 from dsmooth_jax.training.augment import AugmentConfig
+from dsmooth_jax.training.config import Config, TrainConfig
 from dsmooth_jax.training.losses import LossConfig
+from dsmooth_jax.training.teaching import TeacherConfig
 
 
 def calls():
@@ -47,6 +49,25 @@ def calls():
         ),
         ValueError,
         ["optimizer.warmup_epochs=3", "epochs, 3"],
+    )
+    for change, error, words in (
+        ({"weight": 1.5}, ValueError, ["train.teacher.weight=1.5", "<= 1"]),
+        ({"weight": -0.5}, ValueError, ["train.teacher.weight=-0.5", ">= 0"]),
+        ({"temperature": 0}, ValueError, ["train.teacher.temperature=0", "> 0"]),
+    ):
+        yield f"teacher: {change}", lambda c=change: TeacherConfig(**c), error, words
+    taught = TeacherConfig("runs/teacher")
+    yield (
+        "teacher: of a margin",
+        lambda: TrainConfig(teacher=taught, loss=LossConfig("double_masked")),
+        ValueError,
+        ["train.teacher.workdir='runs/teacher'", "loss.name='double_masked'"],
+    )
+    yield (
+        "teacher: of whole images",
+        lambda: Config(defence="double_masking", train=TrainConfig(teacher=taught)),
+        ValueError,
+        ["train.teacher.workdir='runs/teacher'", "defence='double_masking'"],
     )
     yield (
         "training: shift",

@@ -25,6 +25,7 @@ from dsmooth_jax.models.base import (
 )
 from dsmooth_jax.models.cnn import cnn
 from dsmooth_jax.models.efficientnet_lite import efficientnet_lite0
+from dsmooth_jax.models.ensemble import ensemble
 from dsmooth_jax.models.resnet import resnet
 from dsmooth_jax.models.small_cnn import small_cnn
 from dsmooth_jax.models.vit import SIZES, ViTConfig, vit
@@ -41,6 +42,7 @@ __all__ = [
     "build_image_classifier",
     "cnn",
     "efficientnet_lite0",
+    "ensemble",
     "image_classifier",
     "load_weights",
     "masked_classifier",
@@ -77,7 +79,9 @@ def build(
           `ViTConfig`;
         - ``{"name": "bandnet"}`` and optionally "width" (32), "max_width" (None),
           "depth" (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all
-          ablations in one pass.
+          ablations in one pass;
+        - ``{"name": "ensemble", "members": [...]}``, each of them one of these: the
+          mean of what several say, see `ensemble`.
 
       ablation: what is kept of an image.
       image_shape: (H, W, C) of the images, in pixels and color channels.
@@ -97,6 +101,20 @@ def build(
             chunk_size=chunk_size,
             **_settings(spec),
         )
+    if spec.get("name") == "ensemble":
+        members = _settings(spec).get("members") or ()
+        return ensemble(
+            [
+                build(
+                    member,
+                    ablation=ablation,
+                    image_shape=image_shape,
+                    num_classes=num_classes,
+                    chunk_size=chunk_size,
+                )
+                for member in members
+            ]
+        )
     net = _build_network(spec, ablation, image_shape, num_classes)
     return masked_classifier(net, ablation, chunk_size=chunk_size)
 
@@ -111,18 +129,18 @@ def build_image_classifier(
     """The classifier of whole images, with parts hidden, that `spec` describes.
 
     Args:
-      spec: as of `build`, of any network but "bandnet".
+      spec: as of `build`, of any network but "bandnet" and "ensemble".
       hiding: what is hidden in training.
       image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
 
     Raises:
-      ValueError: as `build`; "bandnet", which sees no whole image.
+      ValueError: as `build`; "bandnet" or "ensemble", which see no whole image.
     """
-    if spec.get("name") == "bandnet":
+    if (name := spec.get("name")) in ("bandnet", "ensemble"):
         raise ValueError(
-            "model.name='bandnet' reads windows, one by one; masks of pixels need a "
-            "network of whole images, for example 'cnn'"
+            f"model.name={name!r} is of ablations; masks of pixels need a network of "
+            "whole images, for example 'cnn'"
         )
     net = _build_network(spec, None, image_shape, num_classes)
     return image_classifier(net, hiding)
@@ -177,6 +195,7 @@ def options(name: Any) -> dict[str, Any]:
         "bandnet": bandnet,
         "cnn": cnn,
         "small_cnn": small_cnn,
+        "ensemble": ensemble,
     }
     makers |= {f"resnet{depth}": resnet for depth in (18, 34, 50)}
     makers |= {"efficientnet_lite0": efficientnet_lite0, "vit": vit}

@@ -47,7 +47,7 @@ class BandNetwork:
     """One network, read in three ways: pure functions, all traceable.
 
     Attributes:
-      init: key -> variables (outside `jax.jit`, see `base.Network`).
+      init: key -> variables, see `base.Network`.
       image_logits: (variables, images [B, H, W, C] float32 in [0, 1]) -> [B, P, K], the
         logits of every ablation, in evaluation mode.
       window_logits: (variables, windows [M, h, w, 2C] as `masking.crop` cuts them, and

@@ -33,8 +33,7 @@ class Network:
 
     Attributes:
       init: key -> variables. Compiled, without optimisation (the random numbers are
-        the same and compile 4 times faster). XLA takes such options for outermost
-        functions only: call it outside `jax.jit`; `jax.eval_shape` is fine.
+        the same and compile 4 times faster), unless it is called while tracing.
       logits: (variables, inputs [M, ...]) -> [M, K], in evaluation mode: the running
         batch statistics are used and no input sees another.
       train_logits: (variables, inputs [M, ...]) -> (logits [M, K], batch_stats), in
@@ -56,7 +55,7 @@ class BaseClassifier:
     """What training and certification need to know of a model, whatever it is made of.
 
     Attributes:
-      init: key -> variables (outside `jax.jit`, see `Network`).
+      init: key -> variables, see `Network`.
       train_logits: (variables, images [B, H, W, C] float32 in [0, 1], key) ->
         (logits [B, n, K], batch_stats): the logits of n random ablations of each
         image, and the updated batch statistics.
@@ -77,7 +76,7 @@ class ImageClassifier:
     """What training and certification under masks of pixels need to know of a model.
 
     Attributes:
-      init: key -> variables (outside `jax.jit`, see `Network`).
+      init: key -> variables, see `Network`.
       train_logits: (variables, images [B, H, W, C] float32 in [0, 1], labels [B], key)
         -> (logits [B, 1, K], batch_stats): of each image with windows hidden at random,
         and the updated batch statistics.
@@ -137,8 +136,14 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
                 outputs = module(inputs.astype(jnp.bfloat16))
         return outputs, _variables(module)["batch_stats"]
 
+    # XLA takes options for outermost functions only.
     options = {"xla_backend_optimization_level": 0}
-    return Network(jax.jit(init, compiler_options=options), logits, train_logits)
+    compiled = jax.jit(init, compiler_options=options)
+
+    def init_anywhere(key: Key[Array, ""]) -> Variables:
+        return (init if isinstance(key, jax.core.Tracer) else compiled)(key)
+
+    return Network(init_anywhere, logits, train_logits)
 
 
 def masked_classifier(

@@ -118,6 +118,7 @@ class ModelConfig:
       activation: "gelu" or "quick_gelu".
       epsilon: of the norms.
       resize: (height, width) in pixels, to which the network resizes after ablation.
+      members: of "ensemble", which is not trained: the settings of each.
     """
 
     name: str = "bandnet"
@@ -139,6 +140,7 @@ class ModelConfig:
     activation: str | None = None
     epsilon: float | None = None
     resize: Sequence[int] | None = None
+    members: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "max_width", "depth", "crops", "patch", "heads"):

@@ -1,0 +1,60 @@
+"""Several networks, trained one by one, that score as one base classifier."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jax
+from jaxtyping import Array, Key
+
+from dsmooth_jax import ensembling, scoring
+from dsmooth_jax.models.base import BaseClassifier, Variables
+
+
+def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
+    """The base classifier whose scores are the geometric mean of its members'.
+
+    Args:
+      members: base classifiers of one ablation, images and classes.
+
+    Returns:
+      A classifier with the members' variables under "0", "1", ... in "params" and in
+      "batch_stats". It is not trained: train its members.
+
+    Raises:
+      ValueError: no member is given; when it is asked to train.
+
+    Guarantee:
+      As of `mean_scores`.
+    """
+    if not members:
+        raise ValueError("model.members=[] must name at least one network")
+    names = [str(index) for index in range(len(members))]
+
+    def init(key: Key[Array, ""]) -> Variables:
+        keys = jax.random.split(key, len(members))
+        each = [member.init(k) for member, k in zip(members, keys, strict=True)]
+        return joined(each)
+
+    def untrained(*_: Any) -> NoReturn:
+        raise ValueError(
+            "model.name='ensemble' is not trained; train its members one by one, and "
+            "put them together with `python -m scripts.ship`"
+        )
+
+    def scores_fn(variables: Variables) -> scoring.ScoresFn:
+        return ensembling.mean_scores(
+            [
+                member.scores_fn({part: variables[part][name] for part in variables})
+                for name, member in zip(names, members, strict=True)
+            ]
+        )
+
+    return BaseClassifier(init, untrained, untrained, scores_fn)
+
+
+def joined(each: Sequence[Variables]) -> Variables:
+    """The variables of an ensemble, from those of its members."""
+    return {
+        part: {str(index): one[part] for index, one in enumerate(each)}
+        for part in ("params", "batch_stats")
+    }
