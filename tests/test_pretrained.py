@@ -28,8 +28,8 @@ SLACK = 2e-5
 
 # Of the first 200 test images, when the model was shipped: right, and certified, at 2x2
 # and at 5x5.
-ON_200 = {"cifar10_columns3": (153, 103, 153, 99)}
-BY_VOTES = {"cifar10_columns3": (150, 115, 150, 93)}
+ON_200 = {"cifar10_columns3": (152, 106, 152, 103)}
+BY_VOTES = {"cifar10_columns3": (151, 118, 151, 98)}
 
 
 @pytest.fixture(scope="module", params=sorted(ON_200))
@@ -48,11 +48,11 @@ def test_the_arrays_are_those_that_the_card_names(name):
     card = (folder / "README.md").read_text()
     assert checkpoint.fingerprint(folder / BEST) in card
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    assert sum(path.stat().st_size for path in files) <= 10_500_000
     (done,) = folder.rglob("commit_success.txt")
     assert "/" not in done.read_text()
     record = checkpoint.read_metadata(folder / BEST)
-    assert record["rounded_to"] == "float16"
+    assert record["rounded_to"] == "bfloat16"
     assert record["config"] == json.loads((folder / "config.json").read_text())
 
 
