@@ -149,23 +149,33 @@ def load_masked(workdir: PathLike) -> MaskedClassifier:
       CheckpointError: nothing is there, what is there is damaged, or it is of ablations
         (`load_smoothed`).
     """
+    network, variables, record = restore_network(workdir)
+    return MaskedClassifier(
+        network.logits_fn(variables),
+        masks_from_json(record["masks"]),
+        image_shape=tuple(record["image_shape"]),
+    )
+
+
+def restore_network(
+    workdir: PathLike,
+) -> tuple[models.ImageClassifier, models.Variables, dict]:
+    """The network of a run's best checkpoint, its variables, what it records.
+
+    Arguments and errors as of `load_masked`.
+    """
     folder = pathlib.Path(workdir) / BEST
     record = checkpoint.read_metadata(folder)
     if "masks" not in record:
         raise checkpoint.CheckpointError(
             f"{workdir} holds a classifier of ablations; load it with ds.load_smoothed"
         )
-    shape = tuple(record["image_shape"])
     network = models.build_image_classifier(
         record["model"],
         HidingConfig(),
-        image_shape=shape,
+        image_shape=tuple(record["image_shape"]),
         num_classes=record["num_classes"],
     )
     target = jax.eval_shape(network.init, jax.random.key(0))
     variables, _ = checkpoint.restore(folder, target)
-    return MaskedClassifier(
-        network.logits_fn(variables),
-        masks_from_json(record["masks"]),
-        image_shape=shape,
-    )
+    return network, variables, record

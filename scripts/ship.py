@@ -23,10 +23,12 @@ from dsmooth_jax import data
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.commands import cli
+from dsmooth_jax.masked import restore_network
 from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
-from dsmooth_jax.training import run
+from dsmooth_jax.training import masked, run
+from dsmooth_jax.training.config import from_json
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
 
@@ -42,10 +44,13 @@ def main(_):
 
 
 def ship(workdir, out, data_dir, to):
-    classifier, variables, record = restore_base(workdir)
+    is_masked = "masks" in checkpoint.read_metadata(workdir / BEST)
+    restore = restore_network if is_masked else restore_base
+    classifier, variables, record = restore(workdir)
     rounded = jax.tree.map(functools.partial(rounded_leaf, to=to), variables)
-    ablation = ablation_from_json(record["ablation"])
-    choice = compare(classifier, ablation, variables, rounded, record, data_dir)
+    both = (variables, rounded)
+    choose = choose_masked if is_masked else choose_smoothed
+    choice = choose(classifier, both, record, data_dir)
     step = checkpoint.latest_step(workdir / BEST)
     metadata = {**record, **choice.to_json(), "step": step, "rounded_to": to}
     checkpoint.save(out / BEST, step, rounded, metadata)
@@ -66,12 +71,22 @@ def rounded_leaf(leaf, to):
     return rounded
 
 
-def compare(classifier, ablation, variables, rounded, record, data_dir):
+def choose_masked(classifier, both, record, data_dir):
     images = data.load(split="validation", data_dir=data_dir, **record["data"])
+    config = from_json(record["config"])
+    before, after = (
+        masked.validate(classifier.logits_fn(v), config, images) for v in both
+    )
+    print(f"{counted(len(images), 'validation image')}: {before}")
+    print(f"after rounding: {after}")
+    return after
+
+
+def choose_smoothed(classifier, both, record, data_dir):
+    images = data.load(split="validation", data_dir=data_dir, **record["data"])
+    ablation = ablation_from_json(record["ablation"])
     touched = ds.touched(ablation, ds.Patch(*record["patch"]), images.image_shape[:2])
-    scores = [
-        ds.score(classifier.scores_fn(v), images.images) for v in (variables, rounded)
-    ]
+    scores = [ds.score(classifier.scores_fn(v), images.images) for v in both]
     print(f"{counted(len(images), 'validation image')}, before and after rounding:")
     print(f"  largest change of a score {np.abs(scores[1] - scores[0]).max():.2g}")
     for voting in ("threshold", "graded"):

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
+from dsmooth_jax.masked import restore_network
 from dsmooth_jax.storage.checkpoint import CheckpointError, fingerprint, read_metadata
 from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.training.teaching import TeacherConfig, soft_labels
@@ -121,3 +124,18 @@ def test_a_run_of_ablations_is_taught_and_says_by_whom(run, run_script, tmp_path
         expected = fingerprint(workdir / BEST) if teacher else ""
         assert read_metadata(out / BEST).get("teacher", "") == expected
     assert abs(losses["hard"] - losses["soft"]) > 1e-2
+
+
+def test_a_run_is_shipped_as_float16_values(run, run_script, tmp_path):
+    # Protects scripts/ship.py: the network is the run's, rounded, and still loads.
+    workdir, _ = run
+    command = ("-m", "scripts.ship", f"--workdir={workdir}", f"--out={tmp_path / 'x'}")
+    assert "validation images" in run_script(*command).stdout
+    _, variables, record = restore_network(tmp_path / "x")
+    _, trained, _ = restore_network(workdir)
+    assert record["rounded_to"] == "float16"
+    halves = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), trained
+    )
+    chex.assert_trees_all_equal(variables, halves, strict=True)
+    assert ds.load_masked(tmp_path / "x").masks == ds.load_masked(workdir).masks
