@@ -2,8 +2,9 @@
 
 python train.py --config=configs/cifar10_columns4_vit_small.py --workdir=runs/vit
 
-0.8 million parameters, 16 of 64 tokens computed. Sized for 40 minutes of two cores. Not
-trained here to the end: a few steps were tried.
+0.8 million parameters, 16 of 64 tokens computed. 70 minutes of one AMD EPYC core: 62.4 %
+clean, 37.8 % certified at 5x5 on 1,000 validation images (double masking; JPEGs of
+CIFAR-10). bandnet has 74.5 % and 52.4 % after as long. docs/experiments.md.
 """
 
 from dsmooth_jax.training.config import template
@@ -22,7 +23,7 @@ def get_config():
     config.model.heads = 4
     config.model.pool = "avg"
     config.model.class_token = False
-    config.train.epochs = 24
+    config.train.epochs = 48
     config.train.batch_size = 256
     config.train.optimizer.name = "muon"
     config.train.optimizer.learning_rate = 0.02
@@ -33,5 +34,5 @@ def get_config():
     config.train.optimizer.warmup_epochs = 1.0
     config.train.augment.shift = 4
     config.train.augment.flip = True
-    config.validation.every_epochs = 6
+    config.validation.every_epochs = 12
     return config
