@@ -2,8 +2,8 @@
 
 python train.py --config=configs/cifar10_columns4_vit_small.py --workdir=runs/vit
 
-0.8 million parameters, 16 of 64 tokens computed. 70 minutes of one AMD EPYC core: 62.4 %
-clean, 37.8 % certified at 5x5 on 1,000 validation images (double masking; JPEGs of
+0.8 million parameters, 16 of 64 tokens computed. 70 minutes of one AMD EPYC core: 62.4
+% clean, 37.8 % certified at 5x5 on 1,000 validation images (double masking; JPEGs of
 CIFAR-10). bandnet has 74.5 % and 52.4 % after as long. docs/experiments.md.
 """
 

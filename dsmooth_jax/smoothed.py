@@ -103,6 +103,18 @@ class SmoothedClassifier:
 
     def score(self, images: Array | np.ndarray, *, batch_size: int = 32) -> Scores:
         """Scores every ablation of every image: `dsmooth_jax.score`, shapes checked."""
+        images = self._check_images(images)
+        size = images.shape[1:3]
+        scores = score(self.scores_fn, images, batch_size=batch_size)
+        num_ablations = self.ablation.num_ablations(size)
+        if scores.shape[1] != num_ablations:
+            raise ValueError(
+                f"scores_fn returned {counted(scores.shape[1], 'ablation')}; "
+                f"{self.ablation} has {num_ablations} on an image of {size}"
+            )
+        return scores
+
+    def _check_images(self, images: Array | np.ndarray) -> Array | np.ndarray:
         images = check_images(images)
         shape = images.shape[1:]
         if self.image_shape is not None and shape != tuple(self.image_shape):
@@ -110,14 +122,7 @@ class SmoothedClassifier:
                 f"images have shape {shape}; this classifier takes "
                 f"{tuple(self.image_shape)}"
             )
-        scores = score(self.scores_fn, images, batch_size=batch_size)
-        num_ablations = self.ablation.num_ablations(shape[:2])
-        if scores.shape[1] != num_ablations:
-            raise ValueError(
-                f"scores_fn returned {counted(scores.shape[1], 'ablation')}; "
-                f"{self.ablation} has {num_ablations} on an image of {shape[:2]}"
-            )
-        return scores
+        return images
 
     def vote(self, scores: np.ndarray) -> Votes | GradedVotes:
         """Turns scores [N, P, K] into votes, as `dsmooth_jax.certify` takes them."""
@@ -179,7 +184,7 @@ class SmoothedClassifier:
           scores differ by no more than the tolerance, provided that scores_fn keeps its
           contract (see `dsmooth_jax.check_locality`).
         """
-        images = check_images(images)
+        images = self._check_images(images)
         certify_scores = self._certifier(patch, images.shape[1:3], rule, tolerance)
         return certify_scores(self.score(images, batch_size=batch_size))
 

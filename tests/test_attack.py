@@ -303,7 +303,7 @@ def test_nothing_that_is_certified_falls(classifier, patch):
     assert found.is_broken.any()  # an attack that breaks nothing would prove nothing
 
 
-@pytest.mark.parametrize("classifier", [VOTED[0], DOUBLE[0][0], MASKED], ids=name)
+@pytest.mark.parametrize("classifier", [VOTED[0], DOUBLE, MASKED], ids=name)
 def test_images_are_scored_once_or_not_at_all(classifier, monkeypatch):
     """Certificate, study and attack share the scores, or take those that are there."""
     images, patch = some_images(20), ds.Patch(1, 1)
@@ -331,7 +331,7 @@ def test_images_are_scored_once_or_not_at_all(classifier, monkeypatch):
     np.testing.assert_array_equal(first.is_certified, second.is_certified)
 
 
-@pytest.mark.parametrize("classifier", [VOTED[5], DOUBLE[0][0], MASKED], ids=name)
+@pytest.mark.parametrize("classifier", [VOTED[5], DOUBLE, MASKED], ids=name)
 def test_what_is_known_of_many_classes_is_little_and_the_same(classifier, monkeypatch):
     """The nearest three of them; image by image, or all at once."""
     images, patch = some_images(7), ds.Patch(1, 1)

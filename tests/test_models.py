@@ -478,7 +478,7 @@ def test_a_spec_builds_a_base_classifier(spec):
     [
         (
             {"name": "resnet19"},
-            "model.name='resnet19' must be one of 'bandnet', 'cnn', 'small_cnn', 'res",
+            "model.name='resnet19' must be one of 'bandnet', 'cnn', 'small_cnn', 'ens",
         ),
         ({}, "model.name=None must be one of"),
         ({"name": "small_cnn", "stem": "cifar"}, "model.stem='cifar' is no setting"),

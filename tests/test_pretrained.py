@@ -158,3 +158,16 @@ def test_accuracy_on_200_fixed_images(name, smoothed):
             counts += [result.clean.count, result.certified.count]
     assert tuple(masked) == ON_200[name]
     assert tuple(by_votes) == BY_VOTES[name]
+
+
+def test_the_classifier_of_whole_images_is_the_one_of_its_card():
+    """Small enough to travel; its masks cover what the card says; it is no chance."""
+    folder = PRETRAINED / "cifar10_masks"
+    assert checkpoint.fingerprint(folder / BEST) in (folder / "README.md").read_text()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 5_000_000
+    masked = ds.load_masked(folder)
+    assert masked.masks == ds.covering_masks(ds.Patch(5, 5), (32, 32), per_axis=6)
+    stored = np.load(STORED / "cifar10_columns3.npz")
+    found = masked.predict(stored["images"])
+    assert (found == stored["labels"]).mean() >= 0.8
