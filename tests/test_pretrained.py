@@ -132,6 +132,22 @@ def test_a_run_is_shipped_as_float16_values(run_script, smoke_run, tmp_path):
     assert "exists already" in run_script(*command, is_ok=False).stderr
 
 
+def test_runs_are_joined_to_an_ensemble(run_script, smoke_run, tmp_path):
+    """A run twice, once as what lies between it and itself, says what it said."""
+    between = f"{smoke_run}:{smoke_run}:0.25"
+    out = tmp_path / "x"
+    run_script("-m", "scripts.join", str(smoke_run), between, f"--out={out}")
+    whole, one = ds.load_smoothed(out), ds.load_smoothed(smoke_run)
+    assert whole.settings() == one.settings()
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
+    np.testing.assert_allclose(whole.score(images), one.score(images), atol=1e-6)
+    record = checkpoint.read_metadata(out / BEST)
+    assert record["model"]["name"] == "ensemble"
+    assert record["joined"][0] == smoke_run.name and "/" not in record["joined"][1]
+    command = ("-m", "scripts.join", str(smoke_run), f"--out={out}")
+    assert "exists already" in run_script(*command, is_ok=False).stderr
+
+
 def test_its_network_is_local(smoothed):
     """What was trained on the margin keeps the contract that certificates rest on."""
     ds.check_locality(smoothed.scores_fn, smoothed.ablation, smoothed.image_shape)
