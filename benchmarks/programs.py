@@ -251,17 +251,12 @@ def jobs_of(size):
         return functools.partial(fn, *args, **options)
 
     cifar, side = ((32, 32, 3), 10), ((size.side, size.side, 3), size.num_imagenet)
-    one_view = {"depth": size.depth, "mirror": False, "shift": 0}
-    bands = {
-        width: recipe("cifar10_columns3", width=width, max_width=4 * width, **one_view)
-        for width in size.widths
-    }
-    six_views = recipe(
-        "cifar10_columns3",
-        width=size.widths[0],
-        max_width=4 * size.widths[0],
-        **{**one_view, "mirror": True, "shift": 3},
-    )
+
+    def band(width, mirror=False, shift=0):
+        shape = {"width": width, "max_width": 4 * width, "depth": size.depth}
+        return recipe("cifar10_columns3", **shape, mirror=mirror, shift=shift)
+
+    bands = {width: band(width) for width in size.widths}
     wide = {"width": size.resnet_width}
     paper = recipe("cifar10_columns4_resnet18", **wide)
     large = recipe("imagenet_columns25_bandnet", size.columns, depth=size.depth, **wide)
@@ -283,7 +278,11 @@ def jobs_of(size):
         f"step bandnet {big}": job(train_step, large, few, *side),
         "score shipped": job(scoring, shipped_scores, many, cifar[0]),
         f"score bandnet {first}, 6 views": job(
-            scoring, job(random_scores, six_views, *cifar), many, cifar[0], views
+            scoring,
+            job(random_scores, band(first, mirror=True, shift=3), *cifar),
+            many,
+            cifar[0],
+            views,
         ),
         "score masked ResNet-18": job(
             scoring, job(random_scores, paper, *cifar), many, cifar[0]

@@ -7,17 +7,17 @@ The accuracies beside these speeds are in docs/experiments.md.
 """
 
 import functools
-import pathlib
 
 import numpy as np
 
 from benchmarks.common import best_times, machine
+from benchmarks.programs import SHIPPED
 from dsmooth_jax import models
 from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.models.ensemble import of_member
 from dsmooth_jax.scoring import score
 from dsmooth_jax.smoothed import restore_base
 
-SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "pretrained/cifar10_columns3"
 VIEWS = {
     "one view": {},
     "mirror": {"mirror": True},
@@ -32,7 +32,7 @@ def main():
     images = np.random.default_rng(0).integers(0, 256, (256, *shape), np.uint8)
     rows = {"both networks": whole.scores_fn(variables)}
     for index, member in enumerate(record["model"]["members"]):
-        own = {part: arrays[str(index)] for part, arrays in variables.items()}
+        own = of_member(variables, index)
         for name, views in VIEWS.items():
             classifier = models.build(
                 {**member, **views},

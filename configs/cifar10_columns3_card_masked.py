@@ -1,6 +1,7 @@
-"""cifar10_columns2_card_masked with columns of 3.
+r"""cifar10_columns2_card_masked with columns of 3.
 
-python -m scripts.long_run --stages=... --data_dir=DATA --out=runs/card
+python -m scripts.long_run --data_dir=DATA --out=runs/card \
+  --stages=cifar10_masks_card,cifar10_columns3_card,cifar10_columns3_card_masked
 """
 
 from configs import cifar10_columns2_card_masked

@@ -4,10 +4,10 @@
 
 Weights are rounded to the nearest float16 and stored as the float32 they then are:
 compressed they take little more than half the space (of bfloat16 less than that), and
-nothing else need know. What
-is shipped is another function than what was trained, if only just: it is put to the
-validation images beside the original, and what differs is printed. Its decision and
-its settings are chosen there anew. Its own accuracy is what certify.py then measures.
+nothing else need know. What is shipped is another function than what was trained, if
+only just: it is put to the validation images beside the original, and what differs is
+printed. Its decision and its settings are chosen there anew. Its own accuracy is what
+certify.py then measures.
 """
 
 import functools

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import one_pixel_request
 from PIL import Image
 
 import dsmooth_jax as ds
@@ -14,7 +15,6 @@ from dsmooth_jax.report import attacked_explorer, html
 from dsmooth_jax.report.analysis import analyze
 from dsmooth_jax.report.attack_summary import attacks_of
 from dsmooth_jax.report.attacked_explorer import explore_attacks
-from dsmooth_jax.report.request import Request, attacks_on
 from dsmooth_jax.storage.attack_store import begin_attack, write_part
 
 SIZE, NUM_IMAGES, NUM_CLASSES = (5, 10), 20, 3
@@ -57,16 +57,7 @@ def attacked(tmp_path):
         labels=rng.integers(0, NUM_CLASSES, NUM_IMAGES),
         made_by={"checkpoint": "same", "data": {"name": "x", "split": "test"}},
     )
-    request = Request(
-        attacks_on(ABLATION, SIZE, [ds.Patch(1, 1)]),
-        ("graded",),
-        0.3,
-        3.0,
-        voting="graded",
-        has_figures=False,
-        sample=SHOWN,
-    )
-    analysis = analyze(store, request)
+    analysis = analyze(store, one_pixel_request(ABLATION, SIZE, SHOWN))
 
     def attack(name, settings, without=()):
         settings = {"voting": "graded", "threshold": 0.3, "strength": 3.0, **settings}

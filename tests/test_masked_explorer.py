@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from pages import one_pixel_request
 
 import dsmooth_jax as ds
 from dsmooth_jax.evidence import worst_pair
 from dsmooth_jax.report.analysis import analyze
 from dsmooth_jax.report.explorer_data import explore
-from dsmooth_jax.report.request import Request, attacks_on
 
 SIZE, NUM_IMAGES, NUM_CLASSES = (5, 10), 20, 3
 SHOWN = np.arange(1, NUM_IMAGES, 2)
@@ -36,15 +36,7 @@ def asked(request, tmp_path_factory):
         image_shape=(*SIZE, 1),
         labels=labels,
     )
-    wanted = Request(
-        attacks_on(ablation, SIZE, [ds.Patch(1, 1)]),
-        ("graded",),
-        0.3,
-        3.0,
-        voting="graded",
-        has_figures=False,
-        sample=SHOWN,
-    )
+    wanted = one_pixel_request(ablation, SIZE, SHOWN)
     page = json.loads(json.dumps(explore(analyze(store, wanted))))
     return store.read_all(), labels, ablation, page
 

@@ -28,7 +28,6 @@ def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
     """
     if not members:
         raise ValueError("model.members=[] must name at least one network")
-    names = [str(index) for index in range(len(members))]
 
     def init(key: Key[Array, ""]) -> Variables:
         keys = jax.random.split(key, len(members))
@@ -44,8 +43,8 @@ def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
         return ensembling.mean_scores(
             [
-                member.scores_fn({part: variables[part][name] for part in variables})
-                for name, member in zip(names, members, strict=True)
+                member.scores_fn(of_member(variables, index))
+                for index, member in enumerate(members)
             ]
         )
 
@@ -58,3 +57,8 @@ def joined(each: Sequence[Variables]) -> Variables:
         part: {str(index): one[part] for index, one in enumerate(each)}
         for part in ("params", "batch_stats")
     }
+
+
+def of_member(variables: Variables, index: int) -> Variables:
+    """The variables of one member, from those of its ensemble."""
+    return {part: arrays[str(index)] for part, arrays in variables.items()}

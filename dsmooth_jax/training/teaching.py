@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32
 from dsmooth_jax import masking, scoring
 from dsmooth_jax.checks import check_range, user_path
 from dsmooth_jax.data import Dataset
-from dsmooth_jax.masked import load_masked
+from dsmooth_jax.masked import restore_network
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
 
@@ -60,8 +60,7 @@ def soft_labels(
     """
     path = user_path("train.teacher.workdir", config.workdir)
     try:
-        record = checkpoint.read_metadata(path / BEST)
-        teacher = load_masked(path)
+        teacher, variables, record = restore_network(path)
     except checkpoint.CheckpointError as error:
         raise ValueError(f"train.teacher.workdir={path}: {error}") from None
     task = (*train_set.image_shape, train_set.num_classes)
@@ -79,7 +78,7 @@ def soft_labels(
         soft = [jax.nn.softmax(one / config.temperature) for one in logits]
         return jnp.stack(soft).mean(0)[:, None]
 
-    scores_fn = Partial(probabilities, teacher.logits_fn)
+    scores_fn = Partial(probabilities, teacher.logits_fn(variables))
     images = np.asarray(train_set.images[:])
     found = scoring.score(scores_fn, images, batch_size=256)[:, 0]
     hard = np.eye(train_set.num_classes, dtype=np.float32)[train_set.labels]
