@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from PIL import Image
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.commands import attacking
+from dsmooth_jax.double_masking import NOT_COMPUTED
 from dsmooth_jax.report import figures
 from dsmooth_jax.report.attack_summary import attacked_squares, attacks_of
 from dsmooth_jax.storage.attack_store import begin_attack, read_parts, write_part
@@ -198,6 +200,32 @@ def test_an_undefended_network_is_attacked_by_the_same_command(
     assert [logits.shape for logits, _ in asked] == [(8, 10), (4, 10)]
     assert [settings["seed"] for _, settings in asked] == [5, 5 + 8]
     assert "votes hold" not in capsys.readouterr().out
+
+
+def test_tables_of_attacked_images_are_those_that_answered_them(tmp_path):
+    """What the page of masks is told: each pair that was looked at, and no others."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(0, 0.2, (6 * 7 * 2, 3)).astype(np.float32)
+    masked = ds.MaskedClassifier(Partial(_linear, weights), ds.Masks(3, 3, stride=2))
+    images = rng.integers(0, 256, (12, 6, 7, 1), np.uint8)
+    labels = np.where(np.arange(12) < 9, masked.predict(images), -1) % 3
+    found = attacking._attack_part(
+        masked, ds.Patch(2, 2), 8, tmp_path, {"steps": 4}, 0, images, labels
+    )
+    is_attacked = found["corner"][:, 0] >= 0
+    assert found["is_broken"].any() and not is_attacked.all()
+    kept = found["table"][is_attacked]
+    np.testing.assert_array_equal(
+        ds.double_masking_predict(kept), found["attacked"][is_attacked]
+    )
+    complete = masked.label(found["image"][is_attacked], until="complete")
+    is_known = kept != NOT_COMPUTED
+    np.testing.assert_array_equal(kept[is_known], complete[is_known])
+    assert not found["table"][~is_attacked].any()
+
+
+def _linear(weights, images):
+    return images.reshape(len(images), -1) @ weights
 
 
 def test_a_certificate_that_breaks_is_kept_and_named(run, tmp_path, monkeypatch):

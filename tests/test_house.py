@@ -75,6 +75,8 @@ HOUSE = [
             "html",
             "write",
             "label_analysis",
+            "overlays",
+            "attacked_masks",
             "label_page",
             "label_report",
             "comparison",

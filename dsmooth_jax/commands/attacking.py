@@ -216,7 +216,22 @@ def _attack_part(
         if classifier.patch is None:
             sets = touched(classifier.ablation, patch, images.shape[1:3])
             arrays["votes_hold"] = votes_hold(classifier.vote(scores), sets)
+    if isinstance(classifier, MaskedClassifier):
+        arrays["table"] = _attacked_tables(classifier, found, batch_size)
     return arrays
+
+
+def _attacked_tables(
+    classifier: MaskedClassifier, found: Attacked, batch_size: int
+) -> np.ndarray:
+    """int16 [n, M, M]: what answers the attacked images; zeros for all others."""
+    is_attacked = found.corners[:, 0] >= 0
+    tables = classifier.label(
+        found.images[is_attacked], until="predicted", batch_size=batch_size
+    )
+    every = np.zeros((len(is_attacked), *tables.shape[1:]), np.int16)
+    every[is_attacked] = tables
+    return every
 
 
 def _touched_scores(

@@ -317,12 +317,16 @@ def alarms_figure(
 
 @our_style()
 def comparison_figure(
-    runs: Mapping[str, Mapping[int, Evaluation]], *, caption: str
+    runs: Mapping[str, Mapping[int, Evaluation]],
+    *,
+    attacked: Mapping[int, Accuracy] | None = None,
+    caption: str,
 ) -> "Figure":
     """Draws certified accuracy over the side of a square patch, a line for each run.
 
     Args:
       runs: {name: {side in pixels: evaluation}}, all on the same images.
+      attacked: {side: images right after an attack by this square}, where there is one.
       caption: a line of small print.
     """
     figure, axes = new_figure("Certified accuracy on the same images", caption)
@@ -343,11 +347,14 @@ def comparison_figure(
             markersize=4.5,
             label=names[-1],
         )
+    if attacked:
+        interval_marks(axes, attacked, "right after an attack")
+        names.append(str(axes.containers[-1].get_label()))
     axes.set_xlabel("side of the square patch (pixels)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(0, None)
     percent_axis(axes, "images, right and certified (%)")
-    legend(axes, names, loc="upper right")
+    legend(axes, names, loc="lower left" if attacked else "upper right")
     return figure
 
 

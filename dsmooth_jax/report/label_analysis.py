@@ -57,7 +57,7 @@ class LabelAnalysis:
         masks cover.
       squares: the sides of these squares.
       num_passes: int64 [N], passes of the classifier.
-      num_right: images and single masks that were classified right.
+      singles: int64 [N, M], the class with each mask alone.
       breaks: {image: where its certificate against `patch` fails}, of the sample.
       sample: int64 [n], increasing, the images that a page shows.
     """
@@ -67,7 +67,7 @@ class LabelAnalysis:
     certificates: dict[Patch, MaskedCertificate]
     squares: tuple[int, ...]
     num_passes: PerImage
-    num_right: int
+    singles: np.ndarray
     breaks: dict[int, Break]
     sample: np.ndarray
 
@@ -80,8 +80,8 @@ class LabelAnalysis:
     @property
     def base_accuracy(self) -> float:
         """With one mask hidden, the mean over images and masks; NaN of no images."""
-        pairs = len(self.store) * self.store.masks.num_masks(self.store.image_size)
-        return self.num_right / pairs if pairs else float("nan")
+        is_right = self.singles == self.store.labels[:, None]
+        return float(is_right.mean()) if is_right.size else float("nan")
 
     def result(self, patch: Patch) -> Evaluation:
         """Accuracies against a patch, by the condition of each placement."""
@@ -136,10 +136,10 @@ def analyze_labels(
     kept = np.zeros(0, np.int64) if sample is None else sample
     found: dict[Patch, list[MaskedCertificate]] = {patch: [] for patch in asked}
     num_passes = np.zeros(len(store), np.int64)
-    num_right = 0
+    singles = np.zeros((len(store), store.entry_shape[0]), np.int64)
     breaks: dict[int, Break] = {}
     analysis = LabelAnalysis(
-        store, tuple(patches), {}, tuple(squares), num_passes, 0, breaks, kept
+        store, tuple(patches), {}, tuple(squares), num_passes, singles, breaks, kept
     )
     placed = covered_placements(masks, analysis.patch, size)
     empty = slice(0, 0), np.empty((0, *store.entry_shape), np.int16)
@@ -149,8 +149,7 @@ def analyze_labels(
         # Each pair stands twice in a table, each single mask once.
         is_known = tables != NOT_COMPUTED
         num_passes[span] = np.triu(is_known).sum(axis=(1, 2))
-        singles = nominal(np.diagonal(tables, axis1=1, axis2=2))
-        num_right += int((singles == store.labels[span][:, None]).sum())
+        singles[span] = nominal(np.diagonal(tables, axis1=1, axis2=2))
         certified = found[analysis.patch][-1]
         for image in kept[(kept >= span.start) & (kept < span.stop)]:
             at = image - span.start
@@ -161,7 +160,6 @@ def analyze_labels(
     return dataclasses.replace(
         analysis,
         certificates={patch: join(parts) for patch, parts in found.items()},
-        num_right=num_right,
     )
 
 
@@ -186,10 +184,25 @@ def find_break(
     broken = covers & disagrees.any(axis=1)
     at = is_bare & broken.any(axis=1)
     row, column = np.argwhere(at[row_of])[0]
-    first = int(broken[row_of[row, column]].argmax())
-    second = int(disagrees[first].argmax())
+    first, second = broken_pair(disagrees, covers[row_of[row, column]])
     label = int(nominal(table[first, second][None])[0])
     return Break((int(row), int(column)), first, second, label)
+
+
+def broken_pair(disagrees: np.ndarray, is_covering: np.ndarray) -> tuple[int, int]:
+    """Why no mask that covers a placement is believed there, in two masks.
+
+    Args:
+      disagrees: bool [M, M], pairs with which another class was said.
+      is_covering: bool [M], of which one at least disagrees, alone or with another.
+
+    Returns:
+      The first covering mask that does, and the first with which it does; itself where
+      it does so alone.
+    """
+    first = int((is_covering & disagrees.any(axis=1)).argmax())
+    is_alone = disagrees[first, first]
+    return first, first if is_alone else int(disagrees[first].argmax())
 
 
 def _covered_squares(masks: Masks, size: ImageSize) -> list[int]:

@@ -4,21 +4,20 @@ The same style as the page of a smoothed classifier. What breaks a certificate i
 over the picture: the placement, and the two masks that together change the class.
 """
 
-import base64
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsmooth_jax.evaluation import Evaluation
+from dsmooth_jax.report.attack_summary import FoundAttack
+from dsmooth_jax.report.attacked_masks import AttackedImage, attacked_images
 from dsmooth_jax.report.html import cell, environment, facts, inline_svg, style
-from dsmooth_jax.report.label_analysis import LabelAnalysis
+from dsmooth_jax.report.label_analysis import Break, LabelAnalysis
+from dsmooth_jax.report.overlays import mask_boxes, patch_box, picture
 from dsmooth_jax.report.summary import percent
-from dsmooth_jax.report.thumbnails import (
-    atlas,
-    choose,
-    class_names,
-    load_thumbnails,
-)
+from dsmooth_jax.report.thumbnails import choose, class_names, load_thumbnails, shrink
+from dsmooth_jax.storage.label_store import LabelStore
 from dsmooth_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -35,13 +34,20 @@ def choose_shown(positions: int) -> np.ndarray:
 
 
 def render(
-    analysis: LabelAnalysis, figure: "Figure", *, claim: str, caption: str, masks: str
+    analysis: LabelAnalysis,
+    figure: "Figure",
+    attacks: Sequence[FoundAttack] = (),
+    *,
+    claim: str,
+    caption: str,
+    masks: str,
 ) -> str:
     """Renders the page.
 
     Args:
       analysis: with the `choose_shown` of `choose` as its sample.
       figure: of certified accuracy.
+      attacks: of `attacks_of`.
       claim: what is proven, in a sentence.
       caption: the figure's small print.
       masks: "36 masks of 9x9 pixels".
@@ -77,6 +83,10 @@ def render(
             patch=str(analysis.patch),
             images=counted(len(store), "image"),
             shown=_shown(analysis),
+            attacks=[
+                _attack(store, one, images)
+                for one, images in attacked_images(analysis, attacks)
+            ],
             num_passes=f"{analysis.num_passes.mean():,.0f}" if len(store) else "0",
             all_passes=f"{_pairs(store.entry_shape[0]):,}",
             image_size="{}x{}".format(*store.image_size),
@@ -110,48 +120,72 @@ def _shown(analysis: LabelAnalysis) -> list[dict[str, Any]]:
     store, names = analysis.store, class_names(analysis.store)
     pixels, chosen = load_thumbnails(store), choose(store)
     certificate = analysis.certificates[analysis.patch]
-    rows, columns = store.masks.starts(store.image_size)
-    height, width = store.masks.shape
-
-    def window(mask: int) -> dict[str, int]:
-        row, column = divmod(mask, len(columns))
-        return {
-            "y": rows[row],
-            "x": columns[column],
-            "height": height,
-            "width": width,
-        }
-
     found = []
     for image in analysis.sample.tolist():
         broken = analysis.breaks.get(image)
-        shown: dict[str, Any] = {
+        patches = [patch_box(analysis.patch, broken.corner)] if broken else []
+        shown = {
             "id": str(store.ids[image]),
             "label": names[store.labels[image]],
             "prediction": names[certificate.prediction[image]],
             "is_right": bool(certificate.prediction[image] == store.labels[image]),
             "is_certified": broken is None,
-            "boxes": [],
-            "size": list(store.image_size),
+            **_overlaid(store, broken, patches),
         }
-        if broken is not None:
-            shown["other"] = names[broken.label]
-            shown["num_masks"] = 1 if broken.first == broken.second else 2
-            shown["boxes"] = [
-                {"kind": "mask", **window(mask)}
-                for mask in sorted({broken.first, broken.second})
-            ]
-            row, column = broken.corner
-            patch = {"height": analysis.patch.height, "width": analysis.patch.width}
-            shown["boxes"].append({"kind": "patch", "y": row, "x": column, **patch})
         if pixels is not None and image in chosen:
             at = int(np.searchsorted(chosen, image))
-            media, content, _, cell = atlas(pixels[at : at + 1])
-            scale = store.image_size[0] / pixels.shape[1]
-            shown["uri"] = f"data:{media};base64,{base64.b64encode(content).decode()}"
-            shown["cell"] = [extent * scale for extent in cell]
+            shown |= picture(pixels[at], store.image_size)
         found.append(shown)
     return found
+
+
+def _attack(
+    store: LabelStore, one: FoundAttack, images: Sequence[AttackedImage]
+) -> dict[str, Any]:
+    """What is drawn of an attack."""
+    names = class_names(store)
+    small = shrink(np.stack([image.pixels for image in images]))
+    shown = [
+        {
+            "id": str(store.ids[image.index]),
+            "before": names[image.before],
+            "after": names[image.after],
+            "fell": image.before != image.after,
+            "alone": [
+                _counts(counts, names)
+                for counts in (image.alone_before, image.alone_after)
+                if counts is not None
+            ],
+            **_overlaid(store, image.broken, [patch_box(one.patch, image.corner)]),
+            **picture(pixels, store.image_size),
+        }
+        for image, pixels in zip(images, small, strict=True)
+    ]
+    return {
+        "patch": str(one.patch),
+        "fell": int(one.arrays["is_broken"].sum()),
+        "tried": counted(int((one.arrays["corner"][:, 0] >= 0).sum()), "image"),
+        "shown": shown,
+    }
+
+
+def _overlaid(
+    store: LabelStore, broken: Break | None, patches: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The masks with which another class was said, and patches, over a picture."""
+    pair = set() if broken is None else {broken.first, broken.second}
+    return {
+        "size": list(store.image_size),
+        "boxes": [*mask_boxes(store.masks, store.image_size, pair), *patches],
+        "num_masks": len(pair),
+        "other": "" if broken is None else class_names(store)[broken.label],
+    }
+
+
+def _counts(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Returns for example "cat (12), dog (24)", the most frequent first."""
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    return ", ".join(f"{names[k]} ({counts[k]})" for k in order)
 
 
 def _pairs(num_masks: int) -> int:

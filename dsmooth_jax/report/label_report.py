@@ -2,12 +2,18 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsmooth_jax.masks import masks_to_json
 from dsmooth_jax.report import figures, label_page, summary
+from dsmooth_jax.report.attack_summary import (
+    FoundAttack,
+    attacked_squares,
+    attacks_of,
+)
 from dsmooth_jax.report.label_analysis import LabelAnalysis
 from dsmooth_jax.report.plot_style import write_figure
 from dsmooth_jax.threat import Patch
@@ -143,11 +149,13 @@ def write(
     summary.write_rows(out / "rows.csv", image_rows(analysis))
     written = ["summary.json", "rows.csv"]
     if has_figures:
-        figure = draw(analysis)
+        attacks = attacks_of(analysis.store)
+        figure = draw(analysis, attacks)
         write_figure(figure, out / "certified_accuracy.png")
         html = label_page.render(
             analysis,
             figure,
+            attacks,
             claim=claim(analysis),
             caption=caption(analysis),
             masks=describe_masks(analysis),
@@ -157,14 +165,18 @@ def write(
     return written
 
 
-def draw(analysis: LabelAnalysis) -> "Figure":
-    """Draws certified accuracy over the side of a square, by both conditions."""
+def draw(analysis: LabelAnalysis, attacks: Sequence[FoundAttack] = ()) -> "Figure":
+    """Draws certified accuracy over the side of a square, by both conditions.
+
+    With crosses for attacks of `attacks_of`.
+    """
     squares = {side: Patch(side, side) for side in analysis.squares}
     return figures.comparison_figure(
         {
             "each placement": {s: analysis.result(p) for s, p in squares.items()},
             "unanimity": {s: analysis.unanimous(p) for s, p in squares.items()},
         },
+        attacked=attacked_squares(attacks),
         caption=caption(analysis),
     )
 
