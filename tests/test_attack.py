@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 import dsmooth_jax as ds
 from dsmooth_jax.attacks import study, victims
 from dsmooth_jax.attacks.objectives import double_masking_margin, votes_margin
+from dsmooth_jax.attacks.patching import cut, paste, shrunk
 from dsmooth_jax.certificate import predict_votes
 from dsmooth_jax.double_masking import double_masking_predict
 
@@ -239,6 +240,7 @@ def test_one_patch_breaks_images_that_it_was_not_trained_on():
     train, others = some_images(40), some_images(200, seed=1)
     labels = np.asarray(classifier(jnp.asarray(train / np.float32(255)))).argmax(1)
     settings = {"target": 1, "steps": 30, "brightness": 0.2, "printable": (20, 230)}
+    settings["least_scale"] = 0.5
     found = ds.universal_patch(classifier, train, labels, patch, **settings)
     assert found.shape == (4, 4, 1) and found.min() >= 20 and found.max() <= 230
     rng = np.random.default_rng(0)
@@ -253,6 +255,32 @@ def test_one_patch_breaks_images_that_it_was_not_trained_on():
     assert share(found) > share(noise) + 0.2
     again = ds.universal_patch(classifier, train, labels, patch, **settings)
     np.testing.assert_array_equal(again, found)
+
+
+def test_a_patch_seen_from_further_away_stays_in_its_rectangle():
+    """Whole it is pasted; smaller, all of it is there, and the image around it."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((9, 6, 7, 2), np.float32))
+    contents = rng.random((9, 4, 4, 2), np.float32)
+    corners = jnp.asarray(rng.integers(0, [3, 4], (9, 2)))
+    behind = cut(images, corners, (4, 4))
+    np.testing.assert_array_equal(paste(images, behind, corners), images)
+
+    def seen(size, starts):
+        sizes = jnp.full((9, 2), size)
+        return np.array(shrunk(jnp.asarray(contents), sizes, starts, behind))
+
+    whole = seen(4, jnp.zeros((9, 2), int))
+    np.testing.assert_allclose(whole, contents, atol=1e-6)
+    starts = rng.integers(0, 3, (9, 2))
+    found = seen(2, jnp.asarray(starts))
+    for i, (r, c) in enumerate(starts):
+        # Each pixel leans to the four that it was.
+        four = contents[i].reshape(2, 2, 2, 2, 2).mean(axis=(1, 3))
+        small = found[i, r : r + 2, c : c + 2]
+        assert np.corrcoef(small.ravel(), four.ravel())[0, 1] > 0.8
+        found[i, r : r + 2, c : c + 2] = behind[i, r : r + 2, c : c + 2]
+    np.testing.assert_array_equal(found, behind)
 
 
 # Soundness.

@@ -88,6 +88,8 @@ def calls():
         ("all of the target", {"labels": LABELS * 0, "target": 0}, ["target=0"]),
         ("steps 0", {"steps": 0}, ["steps=0", ">= 1"]),
         ("brightness", {"brightness": 1.0}, ["brightness=1.0", "< 1"]),
+        ("scale 0", {"least_scale": 0.0}, ["least_scale=0.0", "> 0"]),
+        ("scale", {"least_scale": 1.5}, ["least_scale=1.5", "<= 1"]),
         ("printable", {"printable": (9, 5)}, ["printable=(9, 5)", "0..255"]),
         ("images floating", {"images": IMAGES}, ["float32", "uint8"]),
     ):

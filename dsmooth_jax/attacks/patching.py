@@ -76,6 +76,55 @@ def apply_patch(
     return patched
 
 
+def cut(
+    images: Float[Array, "B H W C"],
+    corners: Int[Array, "B 2"],
+    size: tuple[int, int],
+) -> Float[Array, "B h w C"]:
+    """What each image has where a patch of this size (h, w) would lie."""
+    shape = (*size, images.shape[3])
+
+    def one(image, corner):
+        return jax.lax.dynamic_slice(image, (*corner, jnp.int32(0)), shape)
+
+    return jax.vmap(one)(images, corners.astype(jnp.int32))
+
+
+def shrunk(
+    contents: Float[Array, "B h w C"],
+    sizes: Int[Array, "B 2"],
+    starts: Int[Array, "B 2"],
+    behind: Float[Array, "B h w C"],
+) -> Float[Array, "B h w C"]:
+    """Contents as seen from further away: smaller, somewhere in their rectangles.
+
+    Args:
+      contents: of the patches.
+      sizes: (height, width) of what is left of each, pixels.
+      starts: (row, column) of it in the rectangle, wholly inside.
+      behind: what the image has there, and keeps around it.
+
+    Returns:
+      What the rectangles show; traceable and differentiable in contents.
+    """
+
+    def one(content, size, start, behind):
+        scale = size.astype(jnp.float32) / jnp.array(content.shape[:2], jnp.float32)
+        small = jax.image.scale_and_translate(
+            content, content.shape, (0, 1), scale, start.astype(jnp.float32), "linear"
+        )
+        rows, columns = (
+            (jnp.arange(n) >= first) & (jnp.arange(n) < first + extent)
+            for n, first, extent in zip(content.shape, start, size, strict=False)
+        )
+        is_inside = rows[:, None, None] & columns[None, :, None]
+        return jnp.where(is_inside, small, behind)
+
+    return jax.vmap(one)(
+        contents, sizes.astype(jnp.int32), starts.astype(jnp.int32), behind
+    )
+
+
 def paste(
     images: Float[Array, "B H W C"],
     contents: Float[Array, "B h w C"],
