@@ -46,16 +46,14 @@ def main():
     flags.add_argument("--size", choices=sorted(SIZES), default=default)
     flags.add_argument("--seconds", type=float, default=240.0)
     flags.add_argument("--out", type=pathlib.Path, default=None)
-    flags.add_argument("--only", default="", help="rows that begin so")
+    flags.add_argument("--only", default="", help="rows that begin with one of these")
     flags.add_argument(
         "--after", type=pathlib.Path, help="time nothing before this file is there"
     )
     flags = flags.parse_args()
     begun = time.monotonic()
-    jobs = jobs_of(SIZES[flags.size])
-    jobs = {row: make for row, make in jobs.items() if row.startswith(flags.only)}
     deadline = begun + SHARE * flags.seconds
-    programs, missing = compile_all(jobs, SIZES[flags.size], deadline)
+    programs, missing = compile_all(SIZES[flags.size], flags.only.split(","), deadline)
     print(f"compiled in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     while flags.after and not flags.after.exists():
         time.sleep(0.1)  # until then the device is another program's
@@ -85,7 +83,7 @@ def main():
     os._exit(0)  # threads may still be compiling
 
 
-def compile_all(jobs, size, deadline):
+def compile_all(size, beginnings, deadline):
     """({row: Program}, {row: why there is none}); several at once where cores allow.
 
     What is still compiling at the deadline is abandoned: its thread goes on.
@@ -96,13 +94,16 @@ def compile_all(jobs, size, deadline):
             raise TimeoutError
         return make()
 
-    made, missing, twins = {}, {}, {}
+    def chosen(jobs):
+        return {row: jobs[row] for row in jobs if row.startswith(tuple(beginnings))}
+
+    made, missing, twins, jobs = {}, {}, {}, chosen(jobs_of(size))
     pool = concurrent.futures.ThreadPoolExecutor(4 if (os.cpu_count() or 1) >= 8 else 1)
     pending = {row: pool.submit(timely, make) for row, make in jobs.items()}
-    if len(jobs) > 1 and importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch"):
         from benchmarks import torch_twins
 
-        twins = torch_twins.jobs_of(size)
+        twins = chosen(torch_twins.jobs_of(size))
     for row, make in twins.items():
         with interrupted_at(deadline):
             keep(row, lambda m=make: timely(m), made, missing, deadline)

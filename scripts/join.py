@@ -2,14 +2,15 @@
 
     python -m scripts.join RUN [RUN ...] --out=runs/joined [--one_view]
 
-Each RUN is a workdir, or FIRST:SECOND:SHARE, whose weights lie between those of a stage
-and of the one that went on from it: (1 - SHARE) of the first, SHARE of the second.
+Each RUN is a workdir, or WORKDIR:SHARE+WORKDIR:SHARE..., the mean of the weights of a
+stage and of those that went on from it; shares add up to 1.
 Several are an ensemble: the mean of what they say. With --one_view every window is read
 once, whatever the runs did. What decides, and its settings, `scripts.ship` chooses.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import shutil
 
@@ -34,14 +35,19 @@ def main():
     flags = flags.parse_args()
     if flags.out.exists():
         raise SystemExit(f"--out={flags.out} exists already; give another or remove it")
-    members = [member(run) for run in flags.runs]
+    join(flags.runs, flags.out, one_view=flags.one_view)
+
+
+def join(runs, out, *, one_view=False):
+    """Writes the run; each of `runs` is text, as above."""
+    members = [member(run) for run in runs]
     variables, records = zip(*members, strict=True)
     record, models = dict(records[-1]), [dict(r["model"]) for r in records]
     for key in ALIKE:
         found = [canonical(r["config"]).get(key, r[key]) for r in records]
         if any(other != found[-1] for other in found):
             raise SystemExit(f"the runs differ in {key!r}: {found}")
-    if flags.one_view:
+    if one_view:
         models = [{**m, "mirror": False, "shift": 0} for m in models]
     arrays, model = variables[0], models[0]
     if len(members) > 1:
@@ -51,30 +57,36 @@ def main():
     init_from = pathlib.Path(config["train"].get("init_from") or "").name
     config["train"] |= {"init_from": init_from}
     names = [
-        ":".join(pathlib.Path(p).name for p in run.split(":")) for run in flags.runs
+        "+".join(part.rpartition("/")[2] for part in run.split("+")) for run in runs
     ]
     record |= {"model": model, "config": config, "joined": names}
-    checkpoint.save(flags.out / BEST, record["step"], arrays, record)
-    write_whole(flags.out / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    last = pathlib.Path(flags.runs[-1].split(":")[0])
+    checkpoint.save(out / BEST, record["step"], arrays, record)
+    write_whole(out / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    last = pathlib.Path(parts(runs[-1])[-1][0])
     for name in ("metrics.jsonl", "curve.png"):
-        shutil.copy(last / name, flags.out / name)
+        shutil.copy(last / name, out / name)
 
 
 def member(text):
-    """(variables, record) of a run, or of what lies between two."""
-    first, *more = text.split(":")
-    _, variables, record = restore_base(first)
-    if more:
-        second, share = more
-        _, others, record = restore_base(second)
-        part = float(share)
-        variables = jax.tree.map(
-            lambda a, b: (1 - part) * np.asarray(a) + part * np.asarray(b),
-            variables,
-            others,
+    """(variables, record) of a run, or of the mean of several."""
+    runs, shares = zip(*parts(text), strict=True)
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise SystemExit(f"{text}: shares must add up to 1, not {sum(shares):g}")
+    _, each, records = zip(*map(restore_base, runs), strict=True)
+
+    def mean(*leaves):
+        total = sum(
+            s * np.asarray(x, np.float64) for s, x in zip(shares, leaves, strict=True)
         )
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables), record
+        return total.astype(np.float32)
+
+    return jax.tree.map(mean, *each), records[-1]
+
+
+def parts(text):
+    """[(workdir, share)]."""
+    found = [part.partition(":") for part in text.split("+")]
+    return [(run, float(share or 1)) for run, _, share in found]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m scripts.long_run --data_dir=DATA --out=runs/card --minutes=9
 
 Trains the configs of --stages, one after the other, each in OUT/NAME; what one begins
-with or is taught by (runs/NAME in its config) is taken from there, too. Before it
+with or is taught by (runs/NAME in its config) is taken from there, too. An ensemble is
+put together of as many stages as it has members, those before it. Before it
 begins, 100 steps of each stage are timed. What would take longer than --minutes is
 shortened: all schedules by one factor, and the decay of the weights grows as they
 shrink. What was decided is in OUT/FIRST.plan.json, FIRST the first stage: the same
@@ -29,11 +30,16 @@ import numpy as np
 from dsmooth_jax import data, distributed
 from dsmooth_jax.checks import check_installed
 from dsmooth_jax.storage.files import write_whole
-from dsmooth_jax.training import feeding, optimizers, run
+from dsmooth_jax.training import feeding, optimizers, run, teaching
 from dsmooth_jax.training.config import from_json, to_json
-from dsmooth_jax.training.step import init_state
+from dsmooth_jax.training.step import init_state, with_teacher
+from scripts.join import join
 
-STAGES = "cifar10_masks_card,cifar10_columns2_card,cifar10_columns2_card_masked"
+STAGES = (
+    "cifar10_columns3_card_a,cifar10_columns3_card_b,cifar10_columns3_card_c,"
+    "cifar10_columns3_card_all,cifar10_columns3_card,cifar10_columns3_card_masked,"
+    "cifar10_masks_card"
+)
 PROBE = 100  # steps that are timed
 RESERVE = 15.0  # seconds of a stage for loading, validation and saving
 SAVE_EVERY = 10_000  # steps: some tens of seconds
@@ -72,6 +78,12 @@ def main():
         print(f"prepared in {time.monotonic() - begun:.0f} s", flush=True)
         return
     for stage, config in configs.items():
+        if is_joined(config):
+            if not (out / stage).exists():
+                first = list(configs).index(stage) - len(config.model.members)
+                members = list(configs)[first:][: len(config.model.members)]
+                join([str(out / member) for member in members], out / stage)
+            continue
         outcome = run.train(
             config, out / stage, data_dir=flags.data_dir, save_every=SAVE_EVERY
         )
@@ -103,16 +115,14 @@ def make_plan(asked, out, data_dir, begun):
         made = importlib.import_module(f"configs.{stage}").get_config()
         config = shortened(from_json(json.loads(made.to_json())), asked["scale"])
         if asked["width"]:
-            changed = {"width": asked["width"]}
-            if config.model.max_width:
-                changed["max_width"] = 4 * asked["width"]
-            model = dataclasses.replace(config.model, **changed)
-            config = dataclasses.replace(config, model=model)
+            config = narrowed(config, asked["width"])
         configs[stage] = config
     started = start_all(configs, data_dir)
-    times = {stage: time_stage(*one, count) for stage, one in started.items()}
+    times = {}
+    for stages, *one in started:
+        times |= dict.fromkeys(stages, time_stage(*one, count))
     steps = sum(t["steps"] * t["seconds"] for t in times.values())
-    reserve = RESERVE * len(configs)
+    reserve = RESERVE * len(times)
     before = 0.0 if begun is None else 2 * (time.monotonic() - begun)
     left = 60 * asked["minutes"] - reserve - before
     factor = min(1.0, left / steps)
@@ -129,6 +139,26 @@ def make_plan(asked, out, data_dir, begun):
     print(f"all schedules are taken times {factor:.3f}", flush=True)
     plain = {s: placed(to_json(shortened(c, factor)), out) for s, c in configs.items()}
     return {"asked": asked, "times": times, "factor": factor, "configs": plain}
+
+
+def narrowed(config, width):
+    """The same run of a network of this width, or of several."""
+
+    def narrow(model):
+        limit = {"max_width": 4 * width} if model.get("max_width") else {}
+        return {**model, "width": width, **limit}
+
+    record = to_json(config)
+    if is_joined(config):
+        members = [narrow(model) for model in record["model"]["members"]]
+        record["model"]["members"] = members
+    else:
+        record["model"] = narrow(record["model"])
+    return from_json(record)
+
+
+def is_joined(config):
+    return config.model.name == "ensemble"
 
 
 def shortened(config, factor):
@@ -158,14 +188,37 @@ def placed(config, out):
 
 
 def start_all(configs, data_dir):
-    """{stage: (take, state, most steps of a call, steps)}, compiled side by side."""
-    with concurrent.futures.ThreadPoolExecutor(len(configs)) as pool:
-        started = pool.map(lambda config: start(config, data_dir), configs.values())
-        return dict(zip(configs, started, strict=True))
+    """[(stages, take, state, most steps of a call, steps)], compiled side by side.
+
+    Stages that differ in nothing but their random numbers are one program.
+    """
+    alike = {}
+    for stage, config in configs.items():
+        if not is_joined(config):
+            key = json.dumps({**to_json(config), "seed": 0}, sort_keys=True)
+            alike.setdefault(key, []).append(stage)
+
+    def start_first(stages):
+        config = configs[stages[0]]
+        return stages, *start(config, teacher_of(config, configs), data_dir)
+
+    with concurrent.futures.ThreadPoolExecutor(len(alike)) as pool:
+        return list(pool.map(start_first, alike.values()))
 
 
-def start(config, data_dir):
-    """Takes a step of a stage, its labels hard or, in place of a teacher's, soft."""
+def teacher_of(config, configs):
+    """The config of a stage's teacher, among the stages or in configs/; or None."""
+    name = pathlib.Path(config.train.teacher.workdir).name
+    if not name:
+        return None
+    if name in configs:
+        return configs[name]
+    made = importlib.import_module(f"configs.{name}").get_config()
+    return from_json(json.loads(made.to_json()))
+
+
+def start(config, teacher, data_dir):
+    """Takes a step of a stage, its teacher one whose weights are drawn at random."""
     record = to_json(config)
     train_set, validation_set = (
         data.load(split=split, data_dir=data_dir, **record["data"])
@@ -181,15 +234,26 @@ def start(config, data_dir):
     )
     size = train_set.image_shape[:2]
     step = run.make_step(config, classifier, optimizer, schedule, size)
+    labels = train_set.labels
+    if config.train.teacher.workdir:
+        if teacher.defence == "smoothing":
+            drawn = teaching.build_teacher(to_json(teacher)["model"], record)
+            variables = drawn.init(jax.random.key(0))
+            teach = teaching.teach(
+                config.train.teacher,
+                drawn,
+                variables,
+                precision=config.train.precision,
+            )
+            step = with_teacher(step, teach)
+        else:
+            labels = np.eye(train_set.num_classes, dtype=np.float32)[labels]
     mesh, key = distributed.batch_mesh(), jax.random.key(0)
     state = init_state(
         classifier, optimizer, key, has_average=config.train.ema_decay > 0
     )
     state = distributed.replicate(state, mesh)
     key_data = distributed.replicate(jax.random.key_data(key), mesh)
-    labels = train_set.labels
-    if config.train.teacher.workdir:
-        labels = np.eye(train_set.num_classes, dtype=np.float32)[labels]
     feed = run.make_feed(config, train_set, labels)
     most = feeding.Pace(feed, None).most
     take = feed.start(step, mesh, key_data, range(plan.num_steps), most)

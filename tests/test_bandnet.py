@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from dsmooth_jax import masking
 from dsmooth_jax.ablation import Blocks, Columns, MultiBlocks, MultiColumns, Rows
 from dsmooth_jax.locality import check_locality
-from dsmooth_jax.models.band_layers import receptive_field, strides, window_kernels
+from dsmooth_jax.models.band_layers import (
+    _halvings,
+    receptive_field,
+    strides,
+    window_kernels,
+)
 from dsmooth_jax.models.bandnet import band_network, bandnet
 from dsmooth_jax.scoring import score, some_scores
 
@@ -176,6 +181,9 @@ def test_training_reads_what_is_certified(ablation, image_shape, rectangle):
     one_pass = np.asarray(jax.jit(net.image_logits)(given, images))
     wanted = np.take_along_axis(one_pass, is_chosen.argmax(axis=-1)[..., None], axis=1)
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+    # And so reads a teacher.
+    taught = jax.jit(net.drawn_logits)(given, images, jnp.asarray(first))
+    np.testing.assert_allclose(taught, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +266,7 @@ def test_several_windows_are_refused(ablation):
         ({"width": 0}, "width=0 must be >= 1"),
         ({"depth": 0}, "depth=0 must be >= 1"),
         ({"max_width": 3}, "max_width=3 must be >= width, 4"),
+        ({"halve": [1, 9]}, r"halve=\[1, 9\] must be numbers of blocks, in 1\.\."),
         ({"shift": 8}, r"shift=8 must be in 0\.\.7"),
         ({"shift": -1}, r"shift=-1 must be in 0\.\.7"),
         ({"ablation": Blocks(2), "shift": 1}, "keeps neither axis whole.*use shift=0"),
@@ -288,6 +297,18 @@ def test_channels_double_in_every_second_block_up_to_the_most():
 
     assert channels() == [4, 8, 8, 16, 16, 32]
     assert channels(max_width=12) == [4, 8, 8, 12, 12, 12]
+
+
+def test_blocks_halve_the_height_where_they_are_told_to():
+    """The extents that a config means, and that none is halved below two pixels."""
+
+    def extents(depth, halve):
+        strides = [stride for stride, _ in _halvings(32, depth, halve)]
+        return np.ceil(32 / np.cumprod(strides)).astype(int).tolist()
+
+    assert extents(6, range(1, 7)) == [32, 16, 8, 4, 2, 2, 2]
+    assert extents(6, (2, 3, 4, 5)) == [32, 32, 16, 8, 4, 2, 2]
+    assert extents(8, (3, 5, 7)) == [32, 32, 32, 16, 16, 8, 8, 4, 4]
 
 
 @pytest.mark.parametrize("ablation", [Columns(3), Rows(2), Blocks(3, 4)], ids=repr)

@@ -7,7 +7,7 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import models
-from dsmooth_jax.models.ensemble import joined
+from dsmooth_jax.models.ensemble import joined, of_member
 from dsmooth_jax.scoring import some_scores
 
 SHAPE, ABLATION = (8, 12, 1), ds.Columns(3)
@@ -70,6 +70,22 @@ def test_an_ensemble_is_as_local_as_its_members(parts):
 
     with pytest.raises(ValueError, match="ablation"):
         ds.check_locality(ds.mean_scores([scores_fns[0], leaks]), ABLATION, SHAPE)
+
+
+def test_an_ensemble_teaches_what_its_members_say_on_the_same_windows(images):
+    """The mean of their logarithms, of the ablations that the key draws."""
+    member = MEMBERS[0]
+    both = models.build({"name": "ensemble", "members": [member, member]}, **TASK)
+    variables = both.init(jax.random.key(0))
+    images, key = jnp.asarray(images), jax.random.key(1)
+    one = models.build(member, **TASK)
+    each = [
+        jax.nn.log_softmax(one.drawn_logits(of_member(variables, i), images, key))
+        for i in (0, 1)
+    ]
+    assert np.abs(each[0] - each[1]).max() > 1e-2
+    found = both.drawn_logits(variables, images, key)
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_score_of_zero_is_no_error(images):

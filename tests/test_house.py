@@ -91,6 +91,7 @@ HOUSE = [
             "small_cnn",
             "cnn",
             "band_layers",
+            "band_views",
             "bandnet",
             "vit",
             "efficientnet_lite",

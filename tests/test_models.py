@@ -380,6 +380,17 @@ def test_only_training_computes_in_bfloat16(tiny):
         net.logits(variables, _inputs(2))
 
 
+def test_a_teacher_may_compute_in_bfloat16(tiny):
+    # Protects speed where nothing is certified, and that it is evaluation all the same.
+    net, variables = tiny
+    wanted = net.logits(variables, _inputs(2))
+    np.testing.assert_array_equal(net.quick_logits(variables, _inputs(2)), wanted)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
+    found = net.quick_logits({**variables, "params": half}, _inputs(2))
+    assert found.dtype == jnp.bfloat16
+    assert 0 < np.abs(np.asarray(found, np.float32) - wanted).max() < 0.1
+
+
 def test_merge_refuses_other_containers(cnn):
     # Protects the form of variables: an absent "batch_stats" is not an empty one.
     net, variables = cnn
@@ -412,6 +423,15 @@ def test_masked_classifier_trains_on_one_ablation_an_image(tiny):
     np.testing.assert_array_equal(logits, again)
     other, _ = train_logits(variables, images, jax.random.key(4))
     assert not np.allclose(logits, other)
+    # A teacher sees the same: given the statistics of these inputs, it says the same.
+    stats = jax.tree.map(np.zeros_like, variables["batch_stats"])
+    _, updated = train_logits(
+        {**variables, "batch_stats": stats}, images, jax.random.key(3)
+    )
+    own = jax.tree.map(lambda leaf: leaf / (1 - 0.9), updated)  # the momentum
+    given = {**variables, "batch_stats": own}
+    taught = jax.jit(classifier.drawn_logits)(given, images, jax.random.key(3))
+    np.testing.assert_allclose(taught, logits, rtol=1e-4, atol=1e-5)
 
 
 def test_masked_classifier_scores_every_ablation(tiny):

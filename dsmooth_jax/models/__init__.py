@@ -78,8 +78,8 @@ def build(
           "resize" (None) to [height, width] after ablation, and the other options of
           `ViTConfig`;
         - ``{"name": "bandnet"}`` and optionally "width" (32), "max_width" (None),
-          "depth" (6), "crops" (4), "mirror" (False), "shift" (0), see `bandnet`: all
-          ablations in one pass;
+          "depth" (6), "halve" (None), "crops" (4), "mirror" (False), "shift" (0), see
+          `bandnet`: all ablations in one pass;
         - ``{"name": "ensemble", "members": [...]}``, each of them one of these: the
           mean of what several say, see `ensemble`.
 

@@ -104,6 +104,7 @@ class BandNet(nnx.Module):
       width: channels of the first layer.
       max_width: of any layer, or None.
       depth: residual blocks.
+      halve: the numbers, from 1, of the blocks that halve a whole axis; None for all.
       rngs: draws the initial weights.
     """
 
@@ -117,9 +118,11 @@ class BandNet(nnx.Module):
         width: int,
         max_width: int | None,
         depth: int,
+        halve: Sequence[int] | None,
         rngs: nnx.Rngs,
     ):
         self.kernels, self.stride, self.depth = kernels, stride, depth
+        self.halve = tuple(range(1, depth + 1) if halve is None else halve)
         whole = tuple(axis_kernels is None for axis_kernels in kernels)
         self.whole_axes = tuple(1 + axis for axis in (0, 1) if whole[axis])
         all_kernels = (
@@ -155,7 +158,7 @@ class BandNet(nnx.Module):
         """(stride, dilation) of the stem and of each block along an axis of x."""
         kernels, length = self.kernels[axis], x.shape[1 + axis]
         if kernels is None:
-            return _halvings(length, self.depth)
+            return _halvings(length, self.depth, self.halve)
         beyond = length - receptive_field(kernels)
         assert beyond >= 0 and beyond % self.stride == 0, (length, kernels, self.stride)
         return strides(kernels, self.stride if beyond else 0)
@@ -245,10 +248,10 @@ def _norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     )
 
 
-def _halvings(length: int, depth: int) -> tuple[Step, ...]:
-    """Steps along a whole axis: every block halves it (rounding up), down to 2."""
+def _halvings(length: int, depth: int, halve: Sequence[int]) -> tuple[Step, ...]:
+    """Steps along a whole axis: these blocks halve it (rounding up), down to 2."""
     steps = [(1, 1)]
-    for _ in range(depth):
-        steps.append((2, 1) if length > 2 else (1, 1))
+    for block in range(1, depth + 1):
+        steps.append((2, 1) if length > 2 and block in halve else (1, 1))
         length = -(-length // steps[-1][0])
     return tuple(steps)

@@ -28,15 +28,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Int64, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dsmooth_jax import masking, scoring
 from dsmooth_jax.ablation import Ablation, Columns, Rows, SingleWindow, thinned
 from dsmooth_jax.models.band_layers import BandNet, window_kernels
+from dsmooth_jax.models.band_views import (
+    mirror_images,
+    over_run_views,
+    over_views,
+    whole_axis,
+)
 from dsmooth_jax.models.base import BaseClassifier, Variables, check_task, network
-from dsmooth_jax.types import ImageSize
 
 _WIDEST = 2**15
 """Channels of a layer; one of 2**16 has 52 GB of parameters in a 3x3 convolution."""
@@ -55,6 +59,8 @@ class BandNetwork:
       train_logits: (variables, images, int [B, 2]) -> ([B, n, K], batch_stats), in
         training mode: the logits of a rectangle of n windows of each image, row-major,
         the first at the given (row, column), neighbours one stride apart.
+      drawn_logits: (variables, images, int [B, 2]) -> [B, n, K]: the same rectangle, in
+        evaluation mode.
       train_image_logits: (variables, images) -> ([B, P, K], batch_stats), in training
         mode: the logits of every ablation.
       run_logits: (variables, images, first int [B], count) -> [B, count, K], in
@@ -66,6 +72,7 @@ class BandNetwork:
     image_logits: Callable[[Variables, Array], Array]
     window_logits: Callable[[Variables, Array, Array], Array]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    drawn_logits: Callable[[Variables, Array, Array], Array]
     train_image_logits: Callable[[Variables, Array], tuple[Array, dict[str, Any]]]
     run_logits: Callable[[Variables, Array, Array, int], Array] | None
 
@@ -78,6 +85,7 @@ def bandnet(
     width: int = 32,
     max_width: int | None = None,
     depth: int = 6,
+    halve: Sequence[int] | None = None,
     crops: int = 4,
     mirror: bool = False,
     shift: int = 0,
@@ -97,6 +105,9 @@ def bandnet(
         up to `max_width`.
       max_width: the most channels a layer has, >= width; None for no limit.
       depth: residual blocks.
+      halve: the numbers, from 1, of the blocks that halve an axis that the ablation
+        keeps whole, until 2 pixels are left; None for all of them. A block that does
+        not costs twice the work of one that does.
       crops: windows of each image in a training step; for blocks, a rectangle of
         windows, as square as the number allows.
       mirror: whether scores are those of the mean logits of each window and of its
@@ -126,6 +137,7 @@ def bandnet(
         width=width,
         max_width=max_width,
         depth=depth,
+        halve=halve,
     )
     net = make(ablation, crops=crops)
     size = (image_shape[0], image_shape[1])
@@ -133,17 +145,24 @@ def bandnet(
     starts = masking.window_starts(ablation, size)
     image_logits, run_logits = net.image_logits, net.run_logits
     if shift or mirror:
-        axis = _whole_axis(ablation, size, shift) if shift else 1
-        mirrors = _mirror_images(ablation, size) if mirror else None
-        image_logits = _over_views(image_logits, axis, shift, mirrors, chunk_size)
+        axis = whole_axis(ablation, size, shift) if shift else 1
+        mirrors = mirror_images(ablation, size) if mirror else None
+        image_logits = over_views(image_logits, axis, shift, mirrors, chunk_size)
         if run_logits is not None:
-            run_logits = _over_run_views(run_logits, axis, shift, mirrors)
+            run_logits = over_run_views(run_logits, axis, shift, mirrors)
+
+    def draw(key: Key[Array, ""], count: int) -> Int[Array, "B 2"]:
+        return jnp.asarray(starts)[jax.random.randint(key, (count,), 0, len(starts))]
 
     def train_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
     ) -> tuple[Float[Array, "B n K"], dict[str, Any]]:
-        drawn = jax.random.randint(key, (len(images),), 0, len(starts))
-        return net.train_logits(variables, images, jnp.asarray(starts)[drawn])
+        return net.train_logits(variables, images, draw(key, len(images)))
+
+    def drawn_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> Float[Array, "B n K"]:
+        return net.drawn_logits(variables, images, draw(key, len(images)))
 
     def train_all_logits(
         variables: Variables, images: Float[Array, "B H W C"], every: int
@@ -156,7 +175,9 @@ def bandnet(
         run_fn = None if run_logits is None else Partial(run_logits, variables)
         return scoring.one_pass_scores(logits_fn, ablation, run_logits_fn=run_fn)
 
-    return BaseClassifier(net.init, train_logits, train_all_logits, scores_fn)
+    return BaseClassifier(
+        net.init, train_logits, drawn_logits, train_all_logits, scores_fn
+    )
 
 
 def band_network(
@@ -167,6 +188,7 @@ def band_network(
     width: int = 32,
     max_width: int | None = None,
     depth: int = 6,
+    halve: Sequence[int] | None = None,
     crops: int = 4,
 ) -> BandNetwork:
     """The network of `bandnet`, reading by reading; arguments and errors as there."""
@@ -181,6 +203,11 @@ def band_network(
             f"depth={depth} doubles width={width} in every second block, to more than "
             f"{_WIDEST:,} channels, which no memory holds; set max_width, for example "
             "512, or lower one of them"
+        )
+    if halve is not None and not {*halve} <= {*range(1, depth + 1)}:
+        raise ValueError(
+            f"halve={list(halve)} must be numbers of blocks, in 1..{depth}, or None, "
+            "for all of them"
         )
     size = (image_shape[0], image_shape[1])
     ablation = _check_ablation(ablation)
@@ -200,6 +227,7 @@ def band_network(
             width=width,
             max_width=max_width,
             depth=depth,
+            halve=halve,
             rngs=rngs,
         )
     )
@@ -251,6 +279,12 @@ def band_network(
         logits, batch_stats = net.train_logits(variables, inputs)
         return logits.reshape(len(images), crops, num_classes), batch_stats
 
+    def drawn_logits(
+        variables: Variables, images: Float[Array, "B H W C"], starts: Int[Array, "B 2"]
+    ) -> Float[Array, "B n K"]:
+        logits = net.quick_logits(variables, crop(images, starts, rectangle))
+        return logits.reshape(len(images), crops, num_classes)
+
     def train_image_logits(
         variables: Variables, images: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
@@ -275,105 +309,10 @@ def band_network(
         image_logits,
         window_logits,
         train_logits,
+        drawn_logits,
         train_image_logits,
         run_logits if is_ring else None,
     )
-
-
-def _over_views(
-    image_logits: Callable,
-    axis: int,
-    shift: int,
-    mirror_images: np.ndarray | None,
-    chunk_size: int,
-) -> Callable:
-    """The mean logits of each window as it is, moved along an axis, and mirrored."""
-
-    def mean_logits(
-        variables: Variables, images: Float[Array, "B H W C"]
-    ) -> Float[Array, "B P K"]:
-        sides = [images] if mirror_images is None else [images, images[:, :, ::-1]]
-        views = jnp.concatenate([_moved(side, axis, shift) for side in sides])
-        # On a CPU small batches are faster: they stay in its caches.
-        if len(views) <= chunk_size and jax.default_backend() != "cpu":
-            logits = image_logits(variables, views.reshape(-1, *images.shape[1:]))
-        else:
-            # One after the other: they need memory for one.
-            logits = jax.lax.map(lambda view: image_logits(variables, view), views)
-        num_moved = len(views) // len(sides)
-        shape = (len(sides), num_moved, len(images), *logits.shape[-2:])
-        logits = logits.reshape(shape).mean(1)
-        if mirror_images is None:
-            return logits[0]
-        return (logits[0] + logits[1][:, mirror_images]) / 2
-
-    return mean_logits
-
-
-def _over_run_views(
-    run_logits: Callable, axis: int, shift: int, mirror_images: np.ndarray | None
-) -> Callable:
-    """As `_over_views`, of a run of windows."""
-
-    def mean_logits(
-        variables: Variables,
-        images: Float[Array, "B H W C"],
-        first: Int[Array, " B"],
-        count: int,
-    ) -> Float[Array, "B n K"]:
-        def mean(side: Array, first: Array) -> Array:
-            read = functools.partial(run_logits, variables, first=first, count=count)
-            return jax.lax.map(read, _moved(side, axis, shift)).mean(0)
-
-        logits = mean(images, first)
-        if mirror_images is None:
-            return logits
-        last = (first + count - 1) % len(mirror_images)
-        mirrored = mean(images[:, :, ::-1], jnp.asarray(mirror_images)[last])
-        return (logits + mirrored[:, ::-1]) / 2
-
-    return mean_logits
-
-
-def _moved(images: Float[Array, "B H W C"], axis: int, shift: int) -> Array:
-    """The images, [1, B, ...]; with a shift also moved both ways, [3, B, ...]."""
-    if not shift:
-        return images[None]
-    length = images.shape[axis]
-    padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
-    padded = jnp.pad(images, padding)
-    offsets = (0, shift, 2 * shift)
-    cut = [jax.lax.slice_in_dim(padded, n, n + length, axis=axis) for n in offsets]
-    return jnp.stack(cut)
-
-
-def _whole_axis(ablation: SingleWindow, size: ImageSize, shift: int) -> int:
-    """The axis of images [B, H, W, C] that the ablation keeps whole."""
-    if not isinstance(ablation, Columns | Rows):
-        raise ValueError(
-            f"shift={shift}: {ablation!r} keeps neither axis whole, and a window that "
-            "moves would see other pixels; use shift=0"
-        )
-    axis = 1 if isinstance(ablation, Columns) else 2
-    if not 0 <= shift < size[axis - 1]:
-        raise ValueError(
-            f"shift={shift} must be in 0..{size[axis - 1] - 1}, in pixels of the image"
-        )
-    return axis
-
-
-def _mirror_images(ablation: SingleWindow, size: ImageSize) -> Int64[np.ndarray, " P"]:
-    """For each window, which one of the flipped image has its pixels."""
-    _, width = ablation.window_shape(size)
-    starts = [tuple(start) for start in masking.window_starts(ablation, size).tolist()]
-    places = {start: index for index, start in enumerate(starts)}
-    flipped = [(row, (size[1] - column - width) % size[1]) for row, column in starts]
-    if not places.keys() >= set(flipped):
-        raise ValueError(
-            f"mirror=True: {ablation!r} has no mirror image in {size[1]} columns; use "
-            "stride=1, or mirror=False"
-        )
-    return np.array([places[start] for start in flipped], np.int64)
 
 
 def _check_ablation(ablation: Ablation) -> SingleWindow:

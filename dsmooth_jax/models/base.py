@@ -40,14 +40,17 @@ class Network:
         training mode: the statistics of these inputs are used, and the running ones,
         updated, are returned in the form of `variables["batch_stats"]`. Parameters in
         bfloat16 are computed with in bfloat16, and batch statistics in float32.
+      quick_logits: as logits, of parameters in bfloat16 as train_logits: to teach, and
+        not to certify.
 
-    The last two can be traced (jit, grad, vmap) and raise ValueError for variables
-    that are not this network's.
+    All but init can be traced (jit, grad, vmap) and raise ValueError for variables that
+    are not this network's.
     """
 
     init: Callable[[Array], Variables]
     logits: Callable[[Variables, Array], Array]
     train_logits: Callable[[Variables, Array], tuple[Array, dict[str, Any]]]
+    quick_logits: Callable[[Variables, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class BaseClassifier:
       train_logits: (variables, images [B, H, W, C] float32 in [0, 1], key) ->
         (logits [B, n, K], batch_stats): the logits of n random ablations of each
         image, and the updated batch statistics.
+      drawn_logits: (variables, images, key) -> logits [B, n, K] of the ablations that
+        train_logits draws with this key, in evaluation mode.
       train_all_logits: (variables, images, every) -> likewise the logits of all P
         ablations of `thinned(ablation, every)`, [B, P, K].
       scores_fn: variables -> a function of images [B, H, W, C] that returns the
@@ -67,6 +72,7 @@ class BaseClassifier:
 
     init: Callable[[Array], Variables]
     train_logits: Callable[[Variables, Array, Array], tuple[Array, dict[str, Any]]]
+    drawn_logits: Callable[[Variables, Array, Array], Array]
     train_all_logits: Callable[[Variables, Array, int], tuple[Array, dict[str, Any]]]
     scores_fn: Callable[[Variables], Callable[[Array], Array]]
 
@@ -117,23 +123,30 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
         _check_variables(kept, abstract)
         return nnx.merge(graph, variables["params"], variables["batch_stats"])
 
+    def quick(
+        graph: Any, variables: Variables, inputs: Float[Array, "M ..."]
+    ) -> tuple[Logits, Any]:
+        if not _is_bfloat16(variables):
+            module = merge(graph, variables, variables)
+            return module(inputs), module
+        module = merge(graph, variables, _kept(variables))
+        # Statistics in float32 meet what is normalised, on purpose.
+        with jax.numpy_dtype_promotion("standard"):
+            return module(inputs.astype(jnp.bfloat16)), module
+
     def init(key: Key[Array, ""]) -> Variables:
         return _variables(make(nnx.Rngs(key)))
 
     def logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
         return merge(eval_graph, variables, variables)(inputs)
 
+    def quick_logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
+        return quick(eval_graph, variables, inputs)[0]
+
     def train_logits(
         variables: Variables, inputs: Float[Array, "M ..."]
     ) -> tuple[Logits, dict[str, Any]]:
-        if not _is_bfloat16(variables):
-            module = merge(train_graph, variables, variables)
-            outputs = module(inputs)
-        else:
-            module = merge(train_graph, variables, _kept(variables))
-            # Statistics in float32 meet what is normalised, on purpose.
-            with jax.numpy_dtype_promotion("standard"):
-                outputs = module(inputs.astype(jnp.bfloat16))
+        outputs, module = quick(train_graph, variables, inputs)
         return outputs, _variables(module)["batch_stats"]
 
     # XLA takes options for outermost functions only.
@@ -143,7 +156,7 @@ def network(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     def init_anywhere(key: Key[Array, ""]) -> Variables:
         return (init if isinstance(key, jax.core.Tracer) else compiled)(key)
 
-    return Network(init_anywhere, logits, train_logits)
+    return Network(init_anywhere, logits, train_logits, quick_logits)
 
 
 def masked_classifier(
@@ -168,6 +181,12 @@ def masked_classifier(
         logits, batch_stats = network.train_logits(variables, ablated)
         return logits[:, None, :], batch_stats
 
+    def drawn_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> Float[Array, "B 1 K"]:
+        ablated = masking.random_ablate(key, images, ablation)
+        return network.quick_logits(variables, ablated)[:, None, :]
+
     def train_all_logits(
         variables: Variables, images: Float[Array, "B H W C"], every: int
     ) -> tuple[Float[Array, "B P K"], dict[str, Any]]:
@@ -183,7 +202,9 @@ def masked_classifier(
         logits_fn = Partial(network.logits, variables)
         return scoring.masked_scores(logits_fn, ablation, chunk_size=chunk_size)
 
-    return BaseClassifier(network.init, train_logits, train_all_logits, scores_fn)
+    return BaseClassifier(
+        network.init, train_logits, drawn_logits, train_all_logits, scores_fn
+    )
 
 
 def image_classifier(network: Network, hiding: HidingConfig) -> ImageClassifier:

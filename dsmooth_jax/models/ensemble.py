@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from dsmooth_jax import ensembling, scoring
 from dsmooth_jax.models.base import BaseClassifier, Variables
@@ -48,7 +49,16 @@ def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
             ]
         )
 
-    return BaseClassifier(init, untrained, untrained, scores_fn)
+    def drawn_logits(
+        variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
+    ) -> Float[Array, "B n K"]:
+        each = [
+            member.drawn_logits(of_member(variables, index), images, key)
+            for index, member in enumerate(members)
+        ]
+        return jnp.stack([jax.nn.log_softmax(logits) for logits in each]).mean(0)
+
+    return BaseClassifier(init, untrained, drawn_logits, untrained, scores_fn)
 
 
 def joined(each: Sequence[Variables]) -> Variables:

@@ -104,6 +104,7 @@ class ModelConfig:
       stem: of resnets, "cifar" or "imagenet".
       max_width: of bandnet, as are the next, see `models.bandnet`.
       depth: residual blocks; also of "vit".
+      halve: numbers, from 1, of the blocks that halve an axis kept whole; None: all.
       crops: windows of each image in a step.
       mirror: whether each window is read mirrored, too.
       shift: pixels by which each window is read moved, too.
@@ -126,6 +127,7 @@ class ModelConfig:
     stem: str | None = None
     max_width: int | None = None
     depth: int | None = None
+    halve: Sequence[int] | None = None
     crops: int | None = None
     mirror: bool | None = None
     shift: int | None = None

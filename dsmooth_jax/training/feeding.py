@@ -62,25 +62,30 @@ class Resident:
         shares = NamedSharding(mesh, PartitionSpec("batch"))
         is_hard = self.labels.ndim == 1
         labels = self.labels.astype(np.int32) if is_hard else self.labels
+        step = distributed.replicate(step, mesh)
         images, labels = (
             jax.make_array_from_process_local_data(everywhere, array, array.shape)
             for array in (self.images, labels)
         )
 
-        def one(state: Any, images: Any, labels: Any, key_data: Any, rows: Any) -> Any:
+        # All are arguments, a teacher's arrays in the step, too: no constants.
+        given = step, images, labels, key_data
+
+        def one(state: Any, given: Any, rows: Any) -> Any:
+            step, images, labels, key_data = given
             found = [jnp.take(all, rows, 0, mode="clip") for all in (images, labels)]
             inputs, targets = jax.lax.with_sharding_constraint(found, shares)
             key = jax.random.wrap_key_data(key_data)
             state, metrics = step(state, inputs, targets, key)
             return state, Measured.of(metrics)
 
-        def several(state, images, labels, key_data, rows, count):
-            _, first = jax.eval_shape(one, state, images, labels, key_data, rows[0])
+        def several(state, given, rows, count):
+            _, first = jax.eval_shape(one, state, given, rows[0])
             nothing = jnp.zeros((most, len(first.names)), first.values.dtype)
 
             def body(index, carry):
                 state, values = carry
-                state, measured = one(state, images, labels, key_data, rows[index])
+                state, measured = one(state, given, rows[index])
                 return state, values.at[index].set(measured.values[0])
 
             state, values = jax.lax.fori_loop(0, count, body, (state, nothing))
@@ -95,9 +100,9 @@ class Resident:
         def take(state: TrainState, first: int, count: int) -> Any:
             rows = self.rows(first, first + count).astype(np.int32)
             if most == 1:
-                return program(state, images, labels, key_data, rows[0])
+                return program(state, given, rows[0])
             rows = np.pad(rows, [(0, most - count), (0, 0)])
-            return program(state, images, labels, key_data, rows, np.int32(count))
+            return program(state, given, rows, np.int32(count))
 
         return take
 
@@ -117,8 +122,9 @@ class Streamed:
     ) -> Take:
         """Begins to read; a call takes one step, in order."""
         everywhere = NamedSharding(mesh, PartitionSpec())
+        step = distributed.replicate(step, mesh)
 
-        def one(state, images, labels, key_data):
+        def one(state, step, images, labels, key_data):
             key = jax.random.wrap_key_data(key_data)
             state, metrics = step(state, images, labels, key)
             return state, Measured.of(metrics)
@@ -132,7 +138,7 @@ class Streamed:
         sent = _ahead(self.batches(steps.start, steps.stop), send)
 
         def take(state: TrainState, first: int, count: int) -> Any:
-            return program(state, *next(sent), key_data)
+            return program(state, step, *next(sent), key_data)
 
         return take
 

@@ -26,11 +26,12 @@ from dsmooth_jax.models import BaseClassifier, ImageClassifier
 from dsmooth_jax.threat import check_touched
 
 LossFn: TypeAlias = Callable[
-    [Any, Any, Float[Array, "B H W C"], Shaped[Array, "B *K"], Key[Array, ""]],
+    [Any, Any, Float[Array, "B H W C"], Shaped[Array, "B *nK"], Key[Array, ""]],
     tuple[Float[Array, ""], tuple[Any, Float[Array, ""]]],
 ]
 """(params, batch_stats, images, labels, key) -> (loss, (batch_stats, accuracy)). Labels
-are integers [B]; for cross-entropy of ablations they may be soft, floating [B, K]."""
+are integers [B]; for cross-entropy of ablations they may be soft, floating [B, K], or
+[B, n, K] where each ablation has its own."""
 
 LossName = Literal["cross_entropy", "certified_margin", "double_masked"]
 
@@ -134,7 +135,8 @@ def make_loss(
                 margins, target=config.target, temperature=config.temperature
             )
         true = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-        accuracy = (logits.argmax(axis=-1) == true[:, None]).mean()
+        true = true if true.ndim == 2 else true[:, None]
+        accuracy = (logits.argmax(axis=-1) == true).mean()
         return loss, (batch_stats, accuracy)
 
     return loss_fn
@@ -142,12 +144,14 @@ def make_loss(
 
 def cross_entropy(
     logits: Float[Array, "B n K"],
-    labels: Int[Array, " B"] | Float[Array, "B K"],
+    labels: Int[Array, " B"] | Float[Array, "B *n K"],
     smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """The mean cross-entropy of ablations with their images' labels, hard or soft."""
-    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1])
-    targets = optax.smooth_labels(targets, smoothing)[:, None, :]
+    """The mean cross-entropy of ablations with their labels, hard or soft."""
+    is_hard = labels.ndim == 1
+    targets = jax.nn.one_hot(labels, logits.shape[-1]) if is_hard else labels
+    targets = targets if targets.ndim == 3 else targets[:, None, :]
+    targets = optax.smooth_labels(targets, smoothing)
     return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
 
 

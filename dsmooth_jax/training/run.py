@@ -38,7 +38,12 @@ from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.config import Config, TrainConfig, to_json
 from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.ownership import check_free, locked
-from dsmooth_jax.training.step import TrainStep, init_state, make_train_step
+from dsmooth_jax.training.step import (
+    TrainStep,
+    init_state,
+    make_train_step,
+    with_teacher,
+)
 from dsmooth_jax.types import ImageSize
 
 
@@ -117,8 +122,9 @@ def train(
     given = None
     if config.train.init_from:
         given, record["init_from"] = first_variables(config.train, classifier)
-    labels, taught_by = labels_for(config.train, train_set)
+    labels, teach, taught_by = teaching_of(config.train, record, train_set)
     record |= {"teacher": taught_by} if taught_by else {}
+    train_step = train_step if teach is None else with_teacher(train_step, teach)
 
     with locked("--workdir", workdir, "train.lock"):
         if distributed.is_first():
@@ -260,23 +266,31 @@ def masks_for(
         return None
 
 
-def labels_for(settings: TrainConfig, train_set: Dataset) -> tuple[np.ndarray, str]:
-    """The labels to train on, and whose they are: a checksum, "" of the set's own.
+def teaching_of(
+    settings: TrainConfig, record: Mapping[str, Any], train_set: Dataset
+) -> tuple[np.ndarray, teaching.Teach | None, str]:
+    """The labels to train on, what makes soft ones of them, and the teacher's checksum.
 
     Raises:
       ValueError: soft labels for images that do not fit, or of no such teacher.
     """
-    if not settings.teacher.workdir:
-        return train_set.labels, ""
+    config = settings.teacher
+    if not config.workdir:
+        return train_set.labels, None, ""
+    if teaching.is_of_ablations(config):
+        teacher, variables, checksum = teaching.restore_teacher(config, record)
+        teach = teaching.teach(config, teacher, variables, precision=settings.precision)
+        return train_set.labels, teach, checksum
     if _resident(train_set) is None:
         raise ValueError(
             f"train.teacher.workdir={settings.teacher.workdir!r}: soft labels are of "
             f"images that fit on the device, and these do not ({train_set}); leave it "
             "empty"
         )
-    return teaching.soft_labels(
-        settings.teacher, train_set, mirror=settings.augment.flip
+    soft, checksum = teaching.soft_labels(
+        config, train_set, mirror=settings.augment.flip
     )
+    return soft, None, checksum
 
 
 def make_feed(

@@ -9,20 +9,21 @@ ablated images. They draw one ablation for each minibatch; here each image has i
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Key, Shaped
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Key
 
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
 from dsmooth_jax.training.augment import AugmentConfig, augment
 from dsmooth_jax.training.losses import LossConfig, LossFn, make_loss
+from dsmooth_jax.training.teaching import Teach
 from dsmooth_jax.wording import counted
 
 
@@ -49,10 +50,9 @@ class TrainState:
         return self.variables if self.average is None else self.average
 
 
-TrainStep = Callable[
-    [TrainState, Shaped[Array, "B H W C"], Shaped[Array, "B *K"], Key[Array, ""]],
-    tuple[TrainState, dict[str, Array]],
-]
+TrainStep = Partial
+"""(state, images uint8 or floating [B, H, W, C], labels [B] or [B, K], key) -> (state,
+metrics), a PyTree whose leaves are a teacher's arrays."""
 
 
 def init_state(
@@ -89,7 +89,8 @@ def make_train_step(
     soft, floating [B, K], for cross-entropy; ``key`` the run's (the step's is derived
     from it). Metrics are "loss" and "accuracy", means over
     the images of the batch, ablated or partly hidden, scalars on the device; and
-    "learning_rate" where a schedule is given.
+    "learning_rate" where a schedule is given. Accuracy is that against the likeliest
+    class of soft labels.
 
     Args:
       classifier: what is trained.
@@ -120,11 +121,12 @@ def make_train_step(
         compute_dtype=jnp.dtype(precision),
     )
 
-    def train_step(state, images, labels, key):
+    def train_step(teach, state, images, labels, key):
         augment_key, ablate_key = jax.random.split(jax.random.fold_in(key, state.step))
         augmented = augment(augment_key, to_unit(images), augment_config)
+        loss = loss_fn if teach is None else _taught(loss_fn, teach)
         gradient, batch_stats, metrics = _accumulate(
-            loss_fn, num_accumulated, state.variables, augmented, labels, ablate_key
+            loss, num_accumulated, state.variables, augmented, labels, ablate_key
         )
         params = state.variables["params"]
         if schedule is not None:
@@ -143,7 +145,22 @@ def make_train_step(
             average = optax.incremental_update(variables, average, 1 - decay)
         return TrainState(state.step + 1, variables, opt_state, average), metrics
 
-    return train_step
+    return Partial(train_step, None)
+
+
+def with_teacher(step: TrainStep, teach: Teach) -> TrainStep:
+    """The same step of cross-entropy, on the soft labels that a teacher makes.
+
+    The teacher's arrays are leaves of what is returned: a compiled function can take
+    them as arguments.
+    """
+    return Partial(step.func, teach)
+
+
+def _taught(loss_fn: LossFn, teach: Teach) -> LossFn:
+    return lambda params, batch_stats, images, labels, key: loss_fn(
+        params, batch_stats, images, teach(images, labels, key), key
+    )
 
 
 def _gradient(

@@ -1,27 +1,39 @@
-"""Soft labels: what a classifier of whole images thinks of the training images.
+"""Soft labels: what another classifier thinks of the training images.
 
-A window of an image is ambiguous, and so should be its label: the classes that a
-teacher finds alike are those that a window cannot tell apart.
+A window of an image is ambiguous, and so should be its label. A teacher of whole images
+says which classes are alike, once for each image. A teacher of the same ablation, a
+larger network or several, says what can be known of each window, and sees what the
+student sees: the changed image, at every step.
 
 Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015
 (arXiv:1503.02531), section 2.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int, Key
 
-from dsmooth_jax import masking, scoring
+from dsmooth_jax import masking, models, scoring
+from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.checks import check_range, user_path
 from dsmooth_jax.data import Dataset
 from dsmooth_jax.masked import restore_network
+from dsmooth_jax.models import BaseClassifier, Variables
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
+
+Teach = Callable[
+    [Float[Array, "B H W C"], Int[Array, " B"], Key[Array, ""]], Float[Array, "B n K"]
+]
+"""(images, labels, key) -> soft labels of the ablations that a student draws with this
+key; a PyTree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +41,9 @@ class TeacherConfig:
     """Whose probabilities take the place of labels.
 
     Attributes:
-      workdir: of a run with defence="double_masking", whose network sees whole images;
-        "": no teacher.
+      workdir: of a run with defence="double_masking", whose network says what each
+        image is; or of one of the same ablation, whose network says what each ablation
+        is, changed images as they are; "": no teacher.
       weight: in [0, 1], the teacher's part of the soft labels; the rest is the label's.
       temperature: > 0, by which the teacher's logits are divided.
     """
@@ -84,3 +97,114 @@ def soft_labels(
     hard = np.eye(train_set.num_classes, dtype=np.float32)[train_set.labels]
     soft = config.weight * found + (1 - config.weight) * hard
     return soft.astype(np.float32), checkpoint.fingerprint(path / BEST)
+
+
+def is_of_ablations(config: TeacherConfig) -> bool:
+    """Whether the teacher says what each ablation is, not what each image is.
+
+    Raises:
+      ValueError: no teacher is there.
+    """
+    path = user_path("train.teacher.workdir", config.workdir)
+    try:
+        return "masks" not in checkpoint.read_metadata(path / BEST)
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
+
+
+def restore_teacher(
+    config: TeacherConfig, student: Mapping[str, Any]
+) -> tuple[BaseClassifier, Variables, str]:
+    """A teacher of ablations, its variables, and the checksum of its arrays.
+
+    Args:
+      config: which teacher.
+      student: what the student's checkpoints record.
+
+    Raises:
+      ValueError: no teacher is there, or it is of other ablations or images.
+    """
+    path = user_path("train.teacher.workdir", config.workdir)
+    try:
+        record = checkpoint.read_metadata(path / BEST)
+        for key in ("ablation", "image_shape", "num_classes"):
+            if record[key] != student[key]:
+                raise ValueError(
+                    f"train.teacher.workdir={path} has {key} {record[key]}, and the "
+                    f"student {student[key]}; take a teacher of the same"
+                )
+        teacher = build_teacher(record["model"], student)
+        target = jax.eval_shape(teacher.init, jax.random.key(0))
+        variables, _ = checkpoint.restore(path / BEST, target)
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
+    return teacher, variables, checkpoint.fingerprint(path / BEST)
+
+
+def build_teacher(
+    model: Mapping[str, Any], student: Mapping[str, Any]
+) -> BaseClassifier:
+    """The teacher that reads, of each image, what the student reads in a step.
+
+    Args:
+      model: the teacher's, plain JSON.
+      student: what the student's checkpoints record.
+
+    Raises:
+      ValueError: networks read in one pass draw other ablations than masked ones.
+    """
+    own = student["model"]
+    members = model["members"] if model["name"] == "ensemble" else [model]
+    for one in members:
+        if (one["name"] == "bandnet") != (own["name"] == "bandnet"):
+            raise ValueError(
+                f"train.teacher.workdir has a {one['name']}, which cannot teach a "
+                f"{own['name']}: either both or neither must be a bandnet"
+            )
+    crops = {"crops": own["crops"]} if "crops" in own else {}
+    members = [{**one, **crops} for one in members]
+    is_one = model["name"] != "ensemble"
+    return models.build(
+        members[0] if is_one else {"name": "ensemble", "members": members},
+        ablation=ablation_from_json(student["ablation"]),
+        image_shape=student["image_shape"],
+        num_classes=student["num_classes"],
+    )
+
+
+def teach(
+    config: TeacherConfig,
+    teacher: BaseClassifier,
+    variables: Variables,
+    *,
+    precision: str,
+) -> Teach:
+    """What makes soft labels of each ablation, for `make_train_step`.
+
+    Args:
+      config: how much of the teacher is in them.
+      teacher: as `build_teacher` makes it.
+      variables: the teacher's.
+      precision: "float32" or "bfloat16", in which it computes.
+    """
+    params = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.dtype(precision)), variables["params"]
+    )
+    return Partial(
+        functools.partial(_soften, teacher.drawn_logits, config),
+        {**variables, "params": params},
+    )
+
+
+def _soften(
+    drawn_logits: Callable,
+    config: TeacherConfig,
+    variables: Variables,
+    images: Float[Array, "B H W C"],
+    labels: Int[Array, " B"],
+    key: Key[Array, ""],
+) -> Float[Array, "B n K"]:
+    logits = drawn_logits(variables, images, key).astype(jnp.float32)
+    soft = jax.nn.softmax(logits / config.temperature)
+    hard = jax.nn.one_hot(labels, logits.shape[-1])[:, None]
+    return config.weight * soft + (1 - config.weight) * hard
