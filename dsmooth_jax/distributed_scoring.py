@@ -4,13 +4,14 @@ Process i of n scores every n-th of the missing shards, from the i-th on, and le
 checksum of each beside it. The first process enters them into the manifest, when all
 are done or when the store is taken up again; nothing but the files passes between
 them, so a process that is killed loses two shards at most. Alone, a process enters each
-shard as it is written.
+shard as it is written, and how long it took.
 """
 
 import concurrent.futures
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from dsmooth_jax import distributed
 from dsmooth_jax.data import read_ahead
 from dsmooth_jax.scoring import ScoresFn, score
 from dsmooth_jax.storage.shards import MANIFEST, S, Shards, StoreError
+from dsmooth_jax.storage.timing import enter_seconds, forget_seconds
 from dsmooth_jax.types import Scores
 
 _FILES = re.compile(
@@ -38,8 +40,8 @@ def take_up(path: pathlib.Path, create: Callable[[], S]) -> S:
     Returns:
       The store with all shards that are whole.
     """
-    if distributed.is_first():
-        _collect(create())
+    if distributed.is_first() and not _collect(create()).checksums:
+        forget_seconds(create())
     distributed.check_shared(path / MANIFEST)
     return create()
 
@@ -79,10 +81,11 @@ def fill(
     mine = scores.missing[index::count]
     parts = read_ahead(images, [scores.span(shard) for shard in mine])
 
-    def keep(shard: int, found: np.ndarray) -> int:
+    def keep(shard: int, found: np.ndarray, seconds: float) -> int:
         nonlocal scores
         checksum = scores.write(shard, found)
         if count == 1:
+            enter_seconds(scores, shard, seconds, is_first=shard == mine[0])
             scores = scores.enter({shard: checksum})
         else:
             _beside(scores, shard).write_text(checksum)
@@ -92,7 +95,10 @@ def fill(
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         writing: list[concurrent.futures.Future[int]] = []
         for shard, part in zip(mine, parts, strict=True):
-            writing.append(pool.submit(keep, shard, score_fn(part)))
+            began = time.monotonic()
+            found = score_fn(part)
+            seconds = time.monotonic() - began
+            writing.append(pool.submit(keep, shard, found, seconds))
             if len(writing) > 1:
                 yield writing.pop(0).result()
         for last in writing:

@@ -48,6 +48,7 @@ HOUSE = [
             "shards",
             "score_store",
             "label_store",
+            "timing",
             "attack_store",
             "pytrees",
             "checkpoint",

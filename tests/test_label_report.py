@@ -15,6 +15,7 @@ from dsmooth_jax.report.label_page import choose_shown
 from dsmooth_jax.report.thumbnails import choose
 from dsmooth_jax.storage.label_store import LabelStore
 from dsmooth_jax.storage.shards import StoreError
+from dsmooth_jax.storage.timing import enter_seconds
 
 SIZE = (6, 7)
 MASKS = ds.Masks(3, stride=1)  # 4 x 5, more than are needed
@@ -180,7 +181,17 @@ def test_smoothing_and_masks_stand_side_by_side(store, tmp_path):
     assert found[1]["gained"] == (hit & ~theirs).sum() > 0
     assert found[1]["lost"] == (theirs & ~hit).sum()
     assert (found[0]["views"], found[1]["views"]) == (7, analysis.num_passes.mean())
-    assert "Views of an image: a 7, b 210." in comparison.format_comparison(runs)
+    costs = comparison.format_comparison(runs).splitlines()[-2:]
+    assert [line.split() for line in costs] == [
+        ["a", "7", "-", "-"],
+        ["b", "210", "-", "-"],
+    ]
+    assert [row["seconds"] for row in found] == [None, None]
+    for shard, seconds in enumerate((70.0, 3.0, 3.0)):  # 16, 16 and 8 images
+        enter_seconds(store, shard, seconds, is_first=shard == 0)
+    assert comparison.rows(runs)[-1]["seconds"] == 0.25
+    last = comparison.format_comparison(runs).splitlines()[-1]
+    assert last.split() == ["b", "210", "0.25", "-"]
     assert comparison.write(runs, tmp_path / "out")[0] == "comparison.png"
     # In the other order: what was gained is lost.
     turned = comparison.rows(comparison.compare({"b": store, "a": smoothed}, PATCHES))

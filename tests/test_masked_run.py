@@ -13,6 +13,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.masked import restore_network
 from dsmooth_jax.storage.checkpoint import CheckpointError, fingerprint, read_metadata
+from dsmooth_jax.storage.timing import seconds_per_image
 from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.training.teaching import TeacherConfig, soft_labels
 
@@ -55,6 +56,10 @@ def test_the_commands_say_what_the_library_says(run):
     assert record["certified_accuracy"] == result.certified.value
     assert record["clean_accuracy"] == result.clean.value
     assert f"{100 * result.certified.value:.1f} (" in text
+    assert summary["seconds_per_image"] == seconds_per_image(
+        ds.open_labels(out / "scores")
+    )
+    assert 0 < summary["seconds_per_image"] < 60
     assert "9 masks of 14x14 pixels" in text or "9 masks of 12x12 pixels" in text
     assert (out / "report.html").stat().st_size > 10_000
     validation = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -699,7 +699,9 @@ def test_runs_are_compared_image_by_image(tmp_path):
         assert second["gained"] and second["lost"]
     text = comparison.format_comparison(runs)
     assert max(map(len, text.splitlines())) <= 100
-    for row, line in zip(rows, text.splitlines()[3:], strict=True):
+    lines = text.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["one", "14"], ["two", "14"]]
+    for row, line in zip(rows, lines[3:-4], strict=True):
         shown = [100 * row["clean"].value, *percent(row["certified"])]
         assert numbers(line) == pytest.approx(shown, abs=0.051)
     names = comparison.write(runs, tmp_path / "out")

@@ -18,6 +18,7 @@ from dsmooth_jax.storage.files import PathLike
 from dsmooth_jax.storage.label_store import LabelStore, open_labels
 from dsmooth_jax.storage.score_store import ScoreStore, open_scores
 from dsmooth_jax.storage.shards import StoreError, is_store, is_tables
+from dsmooth_jax.storage.timing import seconds_per_image
 from dsmooth_jax.storage.workdir import CERTIFIED, COMPARISON, SCORES
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
@@ -154,6 +155,7 @@ def rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
                     "gained": int((here & ~there).sum()),
                     "lost": int((there & ~here).sum()),
                     "views": views(run),
+                    "seconds": seconds_per_image(run.store),
                 }
             )
     return found
@@ -191,7 +193,8 @@ def _is_hit(run: Run, patch: Patch) -> np.ndarray:
 def format_comparison(runs: Mapping[str, Run]) -> str:
     """Lays the rows out as text, at most 100 columns where names have at most 24.
 
-    Where a run hides pixels, a last line says how often each looks at an image.
+    Then what an image costs each run: how often it is looked at, and the seconds that
+    were measured when it was scored, "-" where they were not.
     """
     shown = {name: one_line(name) for name in runs}
     wide = max(9, *map(len, shown.values()))
@@ -213,9 +216,14 @@ def format_comparison(runs: Mapping[str, Run]) -> str:
             f"{summary.format_accuracy(row['certified'])}  {change:17}".rstrip()
         )
         last = patch
-    if any(isinstance(run, LabelAnalysis) for run in runs.values()):
-        looks = (f"{shown[name]} {views(run):,.0f}" for name, run in runs.items())
-        lines += ["", f"Views of an image: {', '.join(looks)}."]
+    lines += ["", f"{'an image':9} {'run':{wide}}  {'views':>9}  {'seconds':>9}  on"]
+    for name, run in runs.items():
+        seconds = seconds_per_image(run.store)
+        lines.append(
+            f"{'':9} {shown[name]:{wide}}  {views(run):9,.0f}  "
+            f"{'-' if seconds is None else format(seconds, '.2g'):>9}  "
+            f"{one_line(str(run.store.origin.device or '-'))}"
+        )
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from dsmooth_jax.report.attack_summary import (
 )
 from dsmooth_jax.report.label_analysis import LabelAnalysis
 from dsmooth_jax.report.plot_style import write_figure
+from dsmooth_jax.storage.timing import seconds_per_image
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.wording import one_line
 
@@ -108,6 +109,7 @@ def summarize(analysis: LabelAnalysis) -> dict[str, Any]:
         "clean_accuracy": analysis.result(analysis.patch).clean.value,
         "base_accuracy": analysis.base_accuracy,
         "passes_per_image": _mean(analysis.num_passes),
+        "seconds_per_image": seconds_per_image(store),
         "certificates": records,
         "made_by": store.made_by,
     }

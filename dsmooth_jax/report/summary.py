@@ -25,6 +25,7 @@ from dsmooth_jax.report.analysis import Analysis
 from dsmooth_jax.report.request import DOUBLE_MASKING, Attack, Key, Request, Way
 from dsmooth_jax.storage.score_store import ScoreStore
 from dsmooth_jax.storage.shards import Shards
+from dsmooth_jax.storage.timing import seconds_per_image
 from dsmooth_jax.wording import counted, csv_text, one_line
 
 Results = Mapping[Key, Evaluation]
@@ -232,6 +233,7 @@ def summarize(analysis: Analysis) -> dict[str, Any]:
         "tolerance": request.tolerance,
         "clean_accuracy": analysis.clean.value,
         "base_accuracy": analysis.base_accuracy,
+        "seconds_per_image": seconds_per_image(store),
         "certificates": records,
         "made_by": store.made_by,
     }
