@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 from jaxtyping import Array, Float32, Int, UInt8
 
 from dsmooth_jax import distributed
@@ -62,7 +63,7 @@ class Resident:
         shares = NamedSharding(mesh, PartitionSpec("batch"))
         is_hard = self.labels.ndim == 1
         labels = self.labels.astype(np.int32) if is_hard else self.labels
-        step = distributed.replicate(step, mesh)
+        step = distributed.replicate(_as_tree(step), mesh)
         images, labels = (
             jax.make_array_from_process_local_data(everywhere, array, array.shape)
             for array in (self.images, labels)
@@ -122,7 +123,7 @@ class Streamed:
     ) -> Take:
         """Begins to read; a call takes one step, in order."""
         everywhere = NamedSharding(mesh, PartitionSpec())
-        step = distributed.replicate(step, mesh)
+        step = distributed.replicate(_as_tree(step), mesh)
 
         def one(state, step, images, labels, key_data):
             key = jax.random.wrap_key_data(key_data)
@@ -184,6 +185,11 @@ class Pace:
             self.length = min(2 * self.length, self.most) if is_short else self.length
             self.most = self.most if is_short else self.length
         self._begun = now
+
+
+def _as_tree(step: TrainStep) -> Partial:
+    """The step as an argument of a program, its arrays its leaves."""
+    return step if isinstance(step, Partial) else Partial(step)
 
 
 def _ahead(items: Iterable[Any], send: Callable[[Any], Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from dsmooth_jax import data, distributed, distributed_scoring, models
 from dsmooth_jax.ablation import Ablation, ablation_from_json, thinned
@@ -38,12 +39,7 @@ from dsmooth_jax.training.choice import Choice
 from dsmooth_jax.training.config import Config, TrainConfig, to_json
 from dsmooth_jax.training.feeding import Resident, Streamed
 from dsmooth_jax.training.ownership import check_free, locked
-from dsmooth_jax.training.step import (
-    TrainStep,
-    init_state,
-    make_train_step,
-    with_teacher,
-)
+from dsmooth_jax.training.step import init_state, make_train_step, with_teacher
 from dsmooth_jax.types import ImageSize
 
 
@@ -218,7 +214,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     image_size: ImageSize,
-) -> TrainStep:
+) -> Partial:
     """The pure step that a config describes."""
     settings, loss = config.train, config.train.loss
     sets = None

@@ -9,6 +9,7 @@ ablated images. They draw one ablation for each minibatch; here each image has i
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Key, Shaped
 
 from dsmooth_jax.checks import check_choice, check_count
 from dsmooth_jax.masking import to_unit
@@ -50,9 +51,11 @@ class TrainState:
         return self.variables if self.average is None else self.average
 
 
-TrainStep = Partial
-"""(state, images uint8 or floating [B, H, W, C], labels [B] or [B, K], key) -> (state,
-metrics), a PyTree whose leaves are a teacher's arrays."""
+TrainStep = Callable[
+    [TrainState, Shaped[Array, "B H W C"], Shaped[Array, "B *K"], Key[Array, ""]],
+    tuple[TrainState, dict[str, Array]],
+]
+"""A `Partial`, where it has arrays of its own."""
 
 
 def init_state(
@@ -82,7 +85,7 @@ def make_train_step(
     precision: str = "float32",
     num_accumulated: int = 1,
     schedule: optax.Schedule | None = None,
-) -> TrainStep:
+) -> Partial:
     """Builds the pure function (state, images, labels, key) -> (state, metrics).
 
     ``images`` are uint8 or floating [B, H, W, C], ``labels`` integers [B], or
@@ -148,7 +151,7 @@ def make_train_step(
     return Partial(train_step, None)
 
 
-def with_teacher(step: TrainStep, teach: Teach) -> TrainStep:
+def with_teacher(step: Partial, teach: Teach) -> Partial:
     """The same step of cross-entropy, on the soft labels that a teacher makes.
 
     The teacher's arrays are leaves of what is returned: a compiled function can take
