@@ -9,9 +9,11 @@ Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 
 (arXiv:1503.02531), section 2.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -71,11 +73,8 @@ def soft_labels(
     Raises:
       ValueError: no teacher is there, or it is one of other images.
     """
-    path = user_path("train.teacher.workdir", config.workdir)
-    try:
+    with _workdir(config) as path:
         teacher, variables, record = restore_network(path)
-    except checkpoint.CheckpointError as error:
-        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
     task = (*train_set.image_shape, train_set.num_classes)
     if task != (*record["image_shape"], record["num_classes"]):
         raise ValueError(
@@ -105,11 +104,8 @@ def is_of_ablations(config: TeacherConfig) -> bool:
     Raises:
       ValueError: no teacher is there.
     """
-    path = user_path("train.teacher.workdir", config.workdir)
-    try:
+    with _workdir(config) as path:
         return "masks" not in checkpoint.read_metadata(path / BEST)
-    except checkpoint.CheckpointError as error:
-        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
 
 
 def restore_teacher(
@@ -124,8 +120,7 @@ def restore_teacher(
     Raises:
       ValueError: no teacher is there, or it is of other ablations or images.
     """
-    path = user_path("train.teacher.workdir", config.workdir)
-    try:
+    with _workdir(config) as path:
         record = checkpoint.read_metadata(path / BEST)
         for key in ("ablation", "image_shape", "num_classes"):
             if record[key] != student[key]:
@@ -136,8 +131,6 @@ def restore_teacher(
         teacher = build_teacher(record["model"], student)
         target = jax.eval_shape(teacher.init, jax.random.key(0))
         variables, _ = checkpoint.restore(path / BEST, target)
-    except checkpoint.CheckpointError as error:
-        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
     return teacher, variables, checkpoint.fingerprint(path / BEST)
 
 
@@ -208,3 +201,13 @@ def _soften(
     soft = jax.nn.softmax(logits / config.temperature)
     hard = jax.nn.one_hot(labels, logits.shape[-1])[:, None]
     return config.weight * soft + (1 - config.weight) * hard
+
+
+@contextlib.contextmanager
+def _workdir(config: TeacherConfig) -> Iterator[pathlib.Path]:
+    """The teacher's folder; what cannot be read there is named by the setting."""
+    path = user_path("train.teacher.workdir", config.workdir)
+    try:
+        yield path
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"train.teacher.workdir={path}: {error}") from None
