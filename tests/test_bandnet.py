@@ -133,15 +133,16 @@ def geometries(draw):
             ]
         )
     )
-    return ablation, (height, width, draw(st.integers(1, 2)))
+    halve = draw(st.sampled_from([None, (), (2,), (2, 3)]))
+    return ablation, (height, width, draw(st.integers(1, 2))), halve
 
 
 @settings(max_examples=6)
 @given(geometries())
 def test_one_pass_and_single_windows_agree(geometry):
     """Dilation over the image and strides over one window are the same function."""
-    ablation, image_shape = geometry
-    net, variables = make(ablation, image_shape, crops=1)
+    ablation, image_shape, halve = geometry
+    net, variables = make(ablation, image_shape, crops=1, halve=halve)
     images = random_images(2, image_shape)
     starts = masking.window_starts(ablation, image_shape[:2])
 
