@@ -1,6 +1,5 @@
 """Training with windows hidden: what is drawn, what hurts most, what is learned."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,10 +154,6 @@ def test_training_with_hidden_windows_learns_in_both_precisions():
             lambda: models.cnn(image_shape=(8, 9, 1), num_classes=2),
             "must be at least 9x9",
         ),
-        (
-            lambda: models.cnn(image_shape=(9, 9, 1), num_classes=2, stride=3),
-            "model.stride=3 must be",
-        ),
     ],
 )
 def test_what_cannot_be_hidden_or_trained_is_refused(call, message):
@@ -176,22 +171,3 @@ def test_the_chain_has_its_size():
     for height, width in ((32, 32), (9, 20)):
         inputs = jax.ShapeDtypeStruct((2, height, width, 6), jnp.float32)
         assert jax.eval_shape(net.logits, abstract, inputs).shape == (2, 10)
-
-
-def test_a_stem_of_stride_2_halves_in_the_last_stages_place():
-    # Protects the setting: the same variables and the same last maps, for a third of
-    # the work.
-    one, two = (
-        models.cnn(image_shape=(28, 28, 1), num_classes=3, width=4, stride=stride)
-        for stride in (1, 2)
-    )
-    variables = jax.eval_shape(one.init, jax.random.key(0))
-    chex.assert_trees_all_equal_shapes(
-        variables, jax.eval_shape(two.init, jax.random.key(0))
-    )
-    inputs = jax.ShapeDtypeStruct((1, 28, 28, 2), jnp.float32)
-    work = [
-        jax.jit(net.logits).lower(variables, inputs).cost_analysis()["flops"]
-        for net in (one, two)
-    ]
-    assert 2.5 < work[0] / work[1] < 4

@@ -71,7 +71,7 @@ def build(
         - ``{"name": "resnet18", "stem": "cifar"}``: "resnet18", "resnet34" or
           "resnet50", stem "cifar" or "imagenet", and optionally "width" (64);
         - ``{"name": "small_cnn"}``;
-        - ``{"name": "cnn"}`` and optionally "width" (64) and "stride" (1);
+        - ``{"name": "cnn"}`` and optionally "width" (64);
         - ``{"name": "efficientnet_lite0"}``;
         - ``{"name": "vit_small", "patch": 16}``: "vit_tiny", "vit_small", "vit_base",
           "vit_large", or "vit" with "width", "depth" and "heads"; and optionally

@@ -19,13 +19,7 @@ from dsmooth_jax.checks import check_count
 from dsmooth_jax.models.base import Network, check_task, keep_dtypes, network
 
 
-def cnn(
-    *,
-    image_shape: Sequence[int],
-    num_classes: int,
-    width: int = 64,
-    stride: int = 1,
-) -> Network:
+def cnn(*, image_shape: Sequence[int], num_classes: int, width: int = 64) -> Network:
     """The chain for NULL-encoded images, which have twice the image's channels.
 
     Args:
@@ -34,8 +28,6 @@ def cnn(
       num_classes: K.
       width: channels of the first stage; the stem has 3/8 of it, later stages 4 times
         as many.
-      stride: 1 or 2, of the stem. With 2 the stem halves the image and the last stage
-        does not: a third of the work, for images that need no pixel-wide detail.
 
     Returns:
       The network, from [M, H, W, 2C] to logits [M, K], of any H and W.
@@ -45,16 +37,12 @@ def cnn(
     """
     check_task(image_shape, num_classes)
     check_count("model.width", width)
-    if stride not in (1, 2):
-        raise ValueError(f"model.stride={stride!r} must be 1 or 2")
     if min(image_shape[:2]) < 9:
         raise ValueError(
             f"image_shape={tuple(image_shape)} must be at least 9x9 pixels for cnn"
         )
     return network(
-        lambda rngs: CNN(
-            2 * image_shape[2], num_classes, width=width, stride=stride, rngs=rngs
-        )
+        lambda rngs: CNN(2 * image_shape[2], num_classes, width=width, rngs=rngs)
     )
 
 
@@ -62,22 +50,16 @@ class CNN(nnx.Module):
     """[M, H, W, in_channels] -> logits [M, num_classes]. Arguments as in `cnn`."""
 
     def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        width: int,
-        stride: int,
-        rngs: nnx.Rngs,
+        self, in_channels: int, num_classes: int, *, width: int, rngs: nnx.Rngs
     ):
         stem = max(1, 3 * width // 8)
         self.stem = nnx.Conv(
-            in_channels, stem, (2, 2), strides=stride, padding="VALID", rngs=rngs
+            in_channels, stem, (2, 2), padding="VALID", use_bias=True, rngs=rngs
         )
         channels = (stem, width, 4 * width, 4 * width)
         self.stage1 = _Stage(*channels[0:2], rngs=rngs)
         self.stage2 = _Stage(*channels[1:3], rngs=rngs)
-        self.stage3 = _Stage(*channels[2:4], halves=stride == 1, rngs=rngs)
+        self.stage3 = _Stage(*channels[2:4], rngs=rngs)
         self.head = nnx.Linear(2 * channels[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "M H W C2"]) -> Float[Array, "M K"]:  # noqa: D102
@@ -88,21 +70,16 @@ class CNN(nnx.Module):
 
 
 class _Stage(nnx.Module):
-    """Convolution, maximum over 2x2 if the stage halves the image, convolution."""
+    """Halves the image: convolution, maximum over 2x2, convolution."""
 
-    def __init__(
-        self, in_channels: int, channels: int, *, halves: bool = True, rngs: nnx.Rngs
-    ):
-        self.halves = halves
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
         self.conv1 = _conv(in_channels, channels, rngs)
         self.norm1 = _norm(channels, rngs)
         self.conv2 = _conv(channels, channels, rngs)
         self.norm2 = _norm(channels, rngs)
 
     def __call__(self, x: Float[Array, "M h w c"]) -> Float[Array, "M h2 w2 c2"]:
-        x = self.conv1(x)
-        if self.halves:
-            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = nnx.max_pool(self.conv1(x), (2, 2), strides=(2, 2))
         x = jax.nn.gelu(self.norm1(x))
         return jax.nn.gelu(self.norm2(self.conv2(x)))
 

@@ -101,7 +101,6 @@ class ModelConfig:
       name: "bandnet", "cnn", "small_cnn", "resnet18", "resnet34", "resnet50", "vit",
         "vit_tiny", "vit_small", "vit_base", "vit_large" or "efficientnet_lite0".
       width: of bandnet, cnn, resnets and "vit".
-      stride: of cnn's stem, 1 or 2; 2 costs a third.
       stem: of resnets, "cifar" or "imagenet".
       max_width: of bandnet, as are the next, see `models.bandnet`.
       depth: residual blocks; also of "vit".
@@ -125,7 +124,6 @@ class ModelConfig:
 
     name: str = "bandnet"
     width: int | None = None
-    stride: int | None = None
     stem: str | None = None
     max_width: int | None = None
     depth: int | None = None
