@@ -128,7 +128,7 @@ def test_a_run_of_ablations_is_taught_and_says_by_whom(run, run_script, tmp_path
         losses[name] = json.loads(line)["loss"]
         expected = fingerprint(workdir / BEST) if teacher else ""
         assert read_metadata(out / BEST).get("teacher", "") == expected
-    assert abs(losses["hard"] - losses["soft"]) > 1e-2
+    assert abs(losses["hard"] - losses["soft"]) > 1e-3
 
 
 def test_a_run_is_shipped_as_float16_values(run, run_script, tmp_path):

@@ -387,7 +387,6 @@ def test_a_teacher_may_compute_in_bfloat16(tiny):
     np.testing.assert_array_equal(net.quick_logits(variables, _inputs(2)), wanted)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
     found = net.quick_logits({**variables, "params": half}, _inputs(2))
-    assert found.dtype == jnp.bfloat16
     assert 0 < np.abs(np.asarray(found, np.float32) - wanted).max() < 0.1
 
 
