@@ -138,7 +138,9 @@ def fill_table(
         active, row = active[row >= 0], row[row >= 0]
         is_asked = table[active, row] == NOT_COMPUTED
         if until != "complete":
-            is_asked &= is_asked.cumsum(axis=1) <= _PAIRS_AT_A_TIME
+            # A batch costs what it costs: few images fill it with more pairs of each.
+            most = max(_PAIRS_AT_A_TIME, batch_size // max(1, len(active)))
+            is_asked &= is_asked.cumsum(axis=1) <= most
         index, second = np.nonzero(is_asked)
         image, first = active[index], row[index]
     return table
