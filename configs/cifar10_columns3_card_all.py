@@ -1,4 +1,4 @@
-"""The three large networks as one, which is put together and not trained.
+r"""The three large networks as one, which is put together and not trained.
 
 python -m scripts.join runs/card/cifar10_columns3_card_{a,b,c} \
   --out=runs/card/cifar10_columns3_card_all

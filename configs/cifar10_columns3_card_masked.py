@@ -1,10 +1,10 @@
-"""Trains the model of cifar10_columns3_card on, on what double masking decides by.
+r"""Trains the model of cifar10_columns3_card on, on what double masking decides by.
 
 python -m scripts.long_run --data_dir=DATA --out=runs/card \
   --stages=cifar10_columns3_card,cifar10_columns3_card_masked
 
-The margin of every pair of masks over all 32 windows of each image: 8 epochs, of which
-48 learnt the images by heart.
+The margin of every pair of masks over all 32 windows of each image: 8 epochs. In
+48, a network before learnt its images by heart.
 """
 
 from configs import cifar10_columns3_card
