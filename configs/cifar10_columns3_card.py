@@ -3,8 +3,8 @@ r"""Columns of 3 taught window by window by three large networks, on a card.
 python -m scripts.long_run --data_dir=DATA --out=runs/card \
   --stages=cifar10_columns3_card,cifar10_columns3_card_masked
 
-Nearly as fast to score as the network of cifar10_columns3: its first block keeps the height,
-and it is narrower. docs/experiments.md says what came out.
+Nearly as fast to score as the network of cifar10_columns3: its first block keeps the
+height, and it is narrower. docs/experiments.md says what came out.
 """
 
 from configs import cifar10_columns3
