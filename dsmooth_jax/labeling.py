@@ -24,6 +24,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from dsmooth_jax import compiling
 from dsmooth_jax.checks import check_count, check_range
 from dsmooth_jax.double_masking import (
     NOT_COMPUTED,
@@ -226,7 +227,7 @@ class _Label:
         return jnp.where(is_nan, NOT_COMPUTED, classes)
 
 
-@jax.jit
+@compiling.jit
 def _label_batch(label: Partial, hidden: Array, *batch: Array) -> Array:
     return dealt(lambda kept, *share: kept[0](kept[1], *share), (label, hidden), *batch)
 

@@ -25,6 +25,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from dsmooth_jax import compiling
 from dsmooth_jax.ablation import (
     Ablation,
     SingleWindow,
@@ -364,7 +365,7 @@ def score_batch(scores_fn: ScoresFn, batch: Array | np.ndarray) -> Array:
     return _score_batch(bound("scores_fn", scores_fn), batch)
 
 
-@jax.jit
+@compiling.jit
 def _score_batch(scores_fn: Partial, batch: Array) -> Array:
     def share(scores_fn, images):
         return scores_fn(to_unit(images)).astype(jnp.float32)

@@ -83,7 +83,8 @@ HOUSE = [
             "comparison",
         ],
     ),
-    ("", ["masking", "scoring", "ensembling", "labeling", "locality", "hiding"]),
+    ("", ["compiling", "masking", "scoring", "ensembling", "labeling"]),
+    ("", ["locality", "hiding"]),
     (
         "models",
         [

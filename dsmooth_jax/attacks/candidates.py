@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 from numpy.lib.stride_tricks import sliding_window_view
 
+from dsmooth_jax import compiling
 from dsmooth_jax.attacks.patching import paste
 from dsmooth_jax.attacks.study import Study
 from dsmooth_jax.masking import to_unit
@@ -205,7 +206,7 @@ def run_batch(
     return jax.tree.map(lambda x: np.asarray(x)[:num], fn(kept, *filled))
 
 
-@jax.jit
+@compiling.jit
 def _saliency(margin_fn: Partial, *batch: Array) -> Array:
     """[B, H, W], the size of the gradient at each pixel of the clean images."""
 
@@ -218,7 +219,7 @@ def _saliency(margin_fn: Partial, *batch: Array) -> Array:
     return dealt(share, margin_fn, *batch)
 
 
-@jax.jit
+@compiling.jit
 def _climb(kept: tuple[Partial, Array], *batch: Array) -> tuple[Array, Array]:
     return dealt(_climb_share, kept, *batch)
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from dsmooth_jax import compiling
 from dsmooth_jax.attacks.attack import check_attack
 from dsmooth_jax.attacks.candidates import MOMENTUM, run_batch, step_length
 from dsmooth_jax.attacks.patching import cut, paste, shrunk
@@ -108,7 +109,7 @@ def universal_patch(
     return np.rint(255 * content).astype(np.uint8)
 
 
-@jax.jit
+@compiling.jit
 def _gradients(margin_fn: Partial, *batch: Array) -> Array:
     """[B, h, w, C], of the margin of each image by the content."""
 

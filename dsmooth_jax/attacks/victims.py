@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from dsmooth_jax import compiling
 from dsmooth_jax.ablation import Ablation
 from dsmooth_jax.attacks.objectives import (
     at,
@@ -361,7 +362,7 @@ class _Plain:
         return Partial(_plain_margin, self.logits_fn)
 
 
-@jax.jit
+@compiling.jit
 def _logits_batch(logits_fn: Partial, batch: Array) -> Array:
     return dealt(lambda fn, images: fn(to_unit(images)), logits_fn, batch)
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Float32, Int, UInt8
 
-from dsmooth_jax import distributed
+from dsmooth_jax import compiling, distributed
 from dsmooth_jax.data import Batch
 from dsmooth_jax.training.metrics import Measured
 from dsmooth_jax.training.step import TrainState, TrainStep
@@ -92,7 +92,7 @@ class Resident:
             state, values = jax.lax.fori_loop(0, count, body, (state, nothing))
             return state, Measured(values, first.names)
 
-        program = jax.jit(
+        program = compiling.jit(
             one if most == 1 else several,
             donate_argnums=0,
             out_shardings=everywhere,
@@ -130,7 +130,7 @@ class Streamed:
             state, metrics = step(state, images, labels, key)
             return state, Measured.of(metrics)
 
-        program = jax.jit(one, donate_argnums=0, out_shardings=everywhere)
+        program = compiling.jit(one, donate_argnums=0, out_shardings=everywhere)
 
         def send(batch: Batch) -> Any:
             images, labels = batch

@@ -1,0 +1,57 @@
+"""What does it give on CPUs to say how programs are compiled?
+
+python -m benchmarks.compiling
+
+The scores of 64 images by the shipped network in one view, and the gradient of its
+second stage on 16, each compiled as JAX would and as `dsmooth_jax.compiling` says, in
+turns; the best of five rounds.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common import best_times, machine
+from benchmarks.programs import SHIPPED
+from dsmooth_jax import compiling, models
+from dsmooth_jax.ablation import ablation_from_json
+from dsmooth_jax.smoothed import restore_base
+
+ROUNDS = 5
+
+
+def main():
+    _, variables, record = restore_base(SHIPPED)
+    shape = tuple(record["image_shape"])
+    classifier = models.build(
+        {**record["model"], "shift": 0},
+        ablation=ablation_from_json(record["ablation"]),
+        image_shape=shape,
+        num_classes=record["num_classes"],
+    )
+    images = jnp.asarray(np.random.default_rng(0).random((64, *shape), np.float32))
+
+    def scores(variables, images):
+        return classifier.scores_fn(variables)(images)
+
+    def gradient(variables, images):
+        def total(params):
+            given = {**variables, "params": params}
+            return classifier.train_all_logits(given, images, 1)[0].sum()
+
+        return jax.grad(total)(variables["params"])
+
+    calls = {}
+    for name, fn, num in (("scores", scores, 64), ("gradient", gradient, 16)):
+        for how, jit in (("as JAX would", jax.jit), ("as we say", compiling.jit)):
+            program = jit(fn)
+            calls[f"{name}, {how}"] = lambda p=program, n=num: jax.block_until_ready(
+                p(variables, images[:n])
+            )
+    for name, seconds in best_times(calls, rounds=ROUNDS).items():
+        print(f"{name:24} {1000 * seconds:8.1f} ms")
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
