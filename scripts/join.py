@@ -1,11 +1,12 @@
 """Makes one classifier of several trained runs, as a run that `scripts.ship` takes.
 
-    python -m scripts.join RUN [RUN ...] --out=runs/joined [--one_view]
+    python -m scripts.join RUN [RUN ...] --out=runs/joined [--shift=2]
 
 Each RUN is a workdir, or WORKDIR:SHARE+WORKDIR:SHARE..., the mean of the weights of a
 stage and of those that went on from it; shares add up to 1.
-Several are an ensemble: the mean of what they say. With --one_view every window is read
-once, whatever the runs did. What decides, and its settings, `scripts.ship` chooses.
+Several are an ensemble: the mean of what they say. With --shift, and never mirrored, is
+how windows are read, whatever the runs did; 0: once, as they are. What decides, and its
+settings, `scripts.ship` chooses.
 """
 
 import argparse
@@ -31,14 +32,14 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("runs", nargs="+")
     flags.add_argument("--out", type=pathlib.Path, required=True)
-    flags.add_argument("--one_view", action="store_true")
+    flags.add_argument("--shift", type=int)
     flags = flags.parse_args()
     if flags.out.exists():
         raise SystemExit(f"--out={flags.out} exists already; give another or remove it")
-    join(flags.runs, flags.out, one_view=flags.one_view)
+    join(flags.runs, flags.out, shift=flags.shift)
 
 
-def join(runs, out, *, one_view=False):
+def join(runs, out, *, shift=None):
     """Writes the run; each of `runs` is text, as above."""
     members = [member(run) for run in runs]
     variables, records = zip(*members, strict=True)
@@ -47,8 +48,8 @@ def join(runs, out, *, one_view=False):
         found = [canonical(r["config"]).get(key, r[key]) for r in records]
         if any(other != found[-1] for other in found):
             raise SystemExit(f"the runs differ in {key!r}: {found}")
-    if one_view:
-        models = [{**m, "mirror": False, "shift": 0} for m in models]
+    if shift is not None:
+        models = [{**m, "mirror": False, "shift": shift} for m in models]
     arrays, model = variables[0], models[0]
     if len(members) > 1:
         arrays, model = joined(variables), {"name": "ensemble", "members": models}
