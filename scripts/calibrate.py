@@ -5,7 +5,8 @@
 The sum over many ablations makes a small bias of one a large one, and what lies between
 two stages (`scripts.join`) was never trained. So the head's bias, and nothing else, is
 trained a little: on the margins of the second stage, of training images that are
-changed as in training. That few numbers cannot learn images by heart.
+changed as in training. So few numbers cannot learn images by heart. What decides, and
+its settings, `scripts.ship` then chooses.
 """
 
 import shutil
@@ -40,7 +41,10 @@ def main(_):
         raise ValueError(f"--out={out} exists already; give another or remove it")
     classifier, variables, record = restore_base(workdir)
     if "bias" not in variables["params"].get("head", {}):
-        raise ValueError(f"--workdir={workdir} has a model without a bias of its head")
+        raise ValueError(
+            f"--workdir={workdir} has a model without a bias of its head; "
+            "give a run of one network, not of an ensemble"
+        )
     config = from_json(record["config"])
     images = data.load(split="train", data_dir=FLAGS.data_dir, **record["data"])
     num = min(FLAGS.num_images, len(images))

@@ -46,7 +46,8 @@ def test_results_are_those_of_jit_outside_and_inside_another_program():
     inside = jax.jit(lambda *args: fast(*args) + 1)(*arrays())
     np.testing.assert_allclose(inside, expected + 1, rtol=1e-5)
     assert jax.eval_shape(fast, *arrays()).shape == expected.shape
-    donating = compiling.jit(jnp.negative, donate_argnums=0)
+    options = compiling.compiler_options()
+    donating = jax.jit(jnp.negative, donate_argnums=0, compiler_options=options)
     given = jnp.ones(3)
     donating(given)
     assert given.is_deleted()

@@ -92,10 +92,11 @@ class Resident:
             state, values = jax.lax.fori_loop(0, count, body, (state, nothing))
             return state, Measured(values, first.names)
 
-        program = compiling.jit(
+        program = jax.jit(
             one if most == 1 else several,
             donate_argnums=0,
             out_shardings=everywhere,
+            compiler_options=compiling.compiler_options(),
         )
 
         def take(state: TrainState, first: int, count: int) -> Any:
@@ -130,7 +131,12 @@ class Streamed:
             state, metrics = step(state, images, labels, key)
             return state, Measured.of(metrics)
 
-        program = compiling.jit(one, donate_argnums=0, out_shardings=everywhere)
+        program = jax.jit(
+            one,
+            donate_argnums=0,
+            out_shardings=everywhere,
+            compiler_options=compiling.compiler_options(),
+        )
 
         def send(batch: Batch) -> Any:
             images, labels = batch
