@@ -26,6 +26,8 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
       The compiled function. Given another program's values it is part of that one,
       which is compiled as that one says.
     """
+    # Traced once for both: `jax.eval_shape` of this leaves its trace to the first call.
+    inner = jax.jit(fn)
 
     @functools.cache
     def outermost() -> Callable[..., Any]:
@@ -36,7 +38,7 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         leaves = jax.tree.leaves(arguments)
         is_inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return (fn if is_inside else outermost())(*arguments)
+        return (inner if is_inside else outermost())(*arguments)
 
     return run
 
