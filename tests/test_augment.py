@@ -79,31 +79,7 @@ def test_color_scales_contrast_and_channels():
     assert len(np.unique(contrast[:, 0].round(4))) > 40
 
 
-def test_warps_are_linear_maps_around_the_center_and_black_outside():
-    """Read off images that say where each pixel was: as large as asked, all new."""
-    row, column = np.indices(SHAPE[:2]).astype(np.float32)
-    ones = np.ones_like(row)
-    image = np.stack([(row + 1) / 9, (column + 1) / 9, ones], -1)
-    config = AugmentConfig(warp=0.3)
-    found = augment(jax.random.key(0), jnp.asarray(np.stack([image] * 40)), config)
-    offsets = np.stack([row, column], -1).reshape(-1, 2) - 3.5
-    changes = []
-    for after in np.asarray(found).reshape(40, -1, 3):
-        is_inside = after[:, 2] > 0.9999
-        came_from = 9 * after[is_inside, :2] - 1 - 3.5
-        linear, *_ = np.linalg.lstsq(offsets[is_inside], came_from, rcond=None)
-        np.testing.assert_allclose(offsets[is_inside] @ linear, came_from, atol=1e-3)
-        is_far = (np.abs(offsets @ linear) > 4.51).any(axis=1)
-        assert is_inside.sum() > 20 and (after[is_far] == 0).all()
-        changes.append(linear - np.eye(2))
-    sizes = np.abs(changes)
-    assert sizes.max() <= 0.301 and (sizes.max(axis=0) > 0.2).all()
-    assert len(np.unique(np.round(changes, 4), axis=0)) == 40
-
-
-@pytest.mark.parametrize(
-    "config", [{"cutout": 4}, {"color": 0.9}, {"shift": 2}, {"warp": 0.9}]
-)
+@pytest.mark.parametrize("config", [{"cutout": 4}, {"color": 0.9}, {"shift": 2}])
 def test_augmented_images_stay_in_range(config):
     """What is trained on is an image."""
     found = augment(jax.random.key(1), uniform(20), AugmentConfig(**config))

@@ -91,7 +91,6 @@ def calls():
         ({"cutout": -1}, ValueError, ["augment.cutout=-1", ">= 0"]),
         ({"cutout": 2.5}, TypeError, ["augment.cutout=2.5", "integer"]),
         ({"color": 1.0}, ValueError, ["augment.color=1.0", "< 1"]),
-        ({"warp": -0.1}, ValueError, ["augment.warp=-0.1", ">= 0"]),
     ):
         yield f"augment: {change}", lambda c=change: AugmentConfig(**c), error, words
     for change, error, words in (

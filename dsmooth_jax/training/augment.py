@@ -19,9 +19,6 @@ class AugmentConfig:
       flip: whether half of the images are mirrored left to right.
       cutout: pixels, >= 0; the side of a grey square at a random place, which may
         overhang the border.
-      warp: in [0, 1); the image is mapped linearly around its center, by the identity
-        with up to so much added to each of the four entries: turned, scaled, sheared
-        (bilinear, zeros outside).
       color: in [0, 1); brightness and contrast of each image and the brightness of
         each of its channels change by factors of up to 1 - color and 1 + color.
     """
@@ -29,7 +26,6 @@ class AugmentConfig:
     shift: int = 0
     flip: bool = False
     cutout: int = 0
-    warp: float = 0.0
     color: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,14 +34,13 @@ class AugmentConfig:
             check_range(f"augment.{name}", value, least=0)
             if not isinstance(value, int):
                 raise TypeError(f"augment.{name}={value} must be an integer, in pixels")
-        for name in ("warp", "color"):
-            check_range(f"augment.{name}", getattr(self, name), least=0, below=1)
+        check_range("augment.color", self.color, least=0, below=1)
 
 
 def augment(
     key: Key[Array, ""], images: Float[Array, "B H W C"], config: AugmentConfig
 ) -> Float[Array, "B H W C"]:
-    """Shifts, mirrors, warps, colors and cuts each image at random, on the device."""
+    """Shifts, mirrors, colors and cuts each image at random, on the device."""
     batch, height, width, channels = images.shape
     shift_key, flip_key = jax.random.split(key)
     cutout_key, color_key = jax.random.split(jax.random.fold_in(key, 1))
@@ -61,8 +56,6 @@ def augment(
     if config.flip:
         flipped = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
-    if config.warp:
-        images = _warped(jax.random.fold_in(key, 2), images, config.warp)
     if config.color:
         low, high = 1 - config.color, 1 + config.color
         factors = jax.random.uniform(
@@ -83,19 +76,3 @@ def augment(
             is_cut = is_cut & jnp.expand_dims(is_inside, 2 - axis)
         images = jnp.where(is_cut[..., None], 0.5, images)
     return images
-
-
-def _warped(
-    key: Key[Array, ""], images: Float[Array, "B H W C"], most: float
-) -> Float[Array, "B H W C"]:
-    batch, height, width, _ = images.shape
-    change = jax.random.uniform(key, (batch, 2, 2), minval=-most, maxval=most)
-    center = jnp.array([height - 1, width - 1], jnp.float32)[:, None, None] / 2
-    grid = jnp.indices((height, width), dtype=jnp.float32) - center  # [2, H, W]
-    source = jnp.einsum("bij,jhw->bihw", jnp.eye(2)[None] + change, grid) + center[None]
-
-    def read(channel: Array, source: Array) -> Array:
-        return jax.scipy.ndimage.map_coordinates(channel, list(source), order=1)
-
-    read_all = jax.vmap(read, in_axes=(2, None), out_axes=2)
-    return jax.vmap(read_all)(images, source)
