@@ -277,7 +277,7 @@ def jobs_of(size):
         f"step ResNet-50 {big}": job(train_step, deep, few, *side),
         f"step bandnet {big}": job(train_step, large, few, *side),
         "score shipped": job(scoring, shipped_scores, many, cifar[0]),
-        f"score bandnet {first}, 4 views": job(
+        f"score bandnet {first}, 6 views": job(
             scoring,
             job(random_scores, band(first, mirror=True, shift=3), *cifar),
             many,

@@ -19,8 +19,8 @@ from dsmooth_jax.scoring import score
 from dsmooth_jax.smoothed import restore_base
 
 VIEWS = {
-    "shipped, in two views": {},
-    "shipped, in four views": {"mirror": True},
+    "shipped, in three views": {},
+    "shipped, in six views": {"mirror": True},
     "shipped, in one view": {"shift": 0},
 }
 OTHERS = {

@@ -30,8 +30,8 @@ SLACK = 2e-5
 
 # Of the first 200 test images, when the model was shipped: right, and certified, at 2x2
 # and at 5x5.
-ON_200 = {"cifar10_columns3": (164, 111, 164, 105)}
-BY_VOTES = {"cifar10_columns3": (158, 128, 158, 97)}
+ON_200 = {"cifar10_columns3": (162, 111, 162, 105)}
+BY_VOTES = {"cifar10_columns3": (164, 125, 164, 96)}
 
 
 @pytest.fixture(scope="module", params=sorted(ON_200))

@@ -1,4 +1,4 @@
-"""The views of a bandnet: scores of each window moved both ways, and mirrored.
+"""The views of a bandnet: scores of each window as it is, moved, and mirrored.
 
 The same pixels make all of them, so the mean of what a network says of them is as local
 as what it says of one.
@@ -25,7 +25,7 @@ def over_views(
     mirror_images: np.ndarray | None,
     chunk_size: int,
 ) -> Callable:
-    """The mean logits of each window, moved along an axis both ways, and mirrored."""
+    """The mean logits of each window as it is, moved along an axis, and mirrored."""
 
     def mean_logits(
         variables: Variables, images: Float[Array, "B H W C"]
@@ -74,16 +74,14 @@ def over_run_views(
 
 
 def _moved(images: Float[Array, "B H W C"], axis: int, shift: int) -> Array:
-    """The images, [1, B, ...]; with a shift moved both ways instead, [2, B, ...]."""
+    """The images, [1, B, ...]; with a shift also moved both ways, [3, B, ...]."""
     if not shift:
         return images[None]
     length = images.shape[axis]
     padding = [(shift, shift) if a == axis else (0, 0) for a in range(4)]
     padded = jnp.pad(images, padding)
-    cut = [
-        jax.lax.slice_in_dim(padded, first, first + length, axis=axis)
-        for first in (0, 2 * shift)
-    ]
+    offsets = (0, shift, 2 * shift)
+    cut = [jax.lax.slice_in_dim(padded, n, n + length, axis=axis) for n in offsets]
     return jnp.stack(cut)
 
 

@@ -114,10 +114,10 @@ def bandnet(
         mirror image, which the same pixels make: twice the work. It wants a network
         trained on flipped images.
       shift: pixels, >= 0; if not 0, scores are those of the mean logits of each window
-        moved by so many pixels one way and the other along the axis that the ablation
-        keeps whole (zeros take the place of what moves out): twice the work. It wants a
-        network trained on shifted images.
-      chunk_size: on an accelerator these views, up to 4, are read as one batch if they
+        as it is and moved by so many pixels both ways along the axis that the ablation
+        keeps whole (zeros take the place of what moves out): three times the work. It
+        wants a network trained on shifted images.
+      chunk_size: on an accelerator these views, up to 6, are read as one batch if they
         are no more than this, else one after the other; it bounds memory.
 
     Raises:

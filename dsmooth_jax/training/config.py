@@ -107,7 +107,7 @@ class ModelConfig:
       halve: numbers, from 1, of the blocks that halve an axis kept whole; None: all.
       crops: windows of each image in a step.
       mirror: whether each window is read mirrored, too.
-      shift: pixels by which each window is read moved, both ways.
+      shift: pixels by which each window is read moved, too.
       patch: pixels, of vision transformers, as are the rest, see `models.ViTConfig`.
       heads: of "vit".
       pool: "token" or "avg".
