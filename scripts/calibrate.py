@@ -9,8 +9,6 @@ changed as in training. So few numbers cannot learn images by heart. What decide
 its settings, `scripts.ship` then chooses.
 """
 
-import shutil
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +21,11 @@ from dsmooth_jax.checks import user_path
 from dsmooth_jax.commands import cli
 from dsmooth_jax.masking import to_unit
 from dsmooth_jax.smoothed import restore_base
-from dsmooth_jax.storage import checkpoint
-from dsmooth_jax.storage.workdir import BEST, CONFIG
 from dsmooth_jax.training import run
 from dsmooth_jax.training.augment import augment
 from dsmooth_jax.training.config import from_json
 from dsmooth_jax.training.losses import margin_loss, masked_margins
+from scripts import run_folder
 
 FLAGS = flags.FLAGS
 STEPS, BATCH, RATE = 200, 500, 0.02
@@ -37,8 +34,7 @@ STEPS, BATCH, RATE = 200, 500, 0.02
 def main(_):
     workdir = user_path("--workdir", FLAGS.workdir)
     out = user_path("--out", FLAGS.out)
-    if out.exists():
-        raise ValueError(f"--out={out} exists already; give another or remove it")
+    run_folder.check_new(out)
     classifier, variables, record = restore_base(workdir)
     if "bias" not in variables["params"].get("head", {}):
         raise ValueError(
@@ -59,11 +55,8 @@ def main(_):
     head = variables["params"]["head"]
     head = {**head, "bias": head["bias"] + bias}
     variables = {**variables, "params": {**variables["params"], "head": head}}
-    step = checkpoint.latest_step(workdir / BEST)
-    record = {**record, "step": step, "calibrated_on": num}
-    checkpoint.save(out / BEST, step, variables, record)
-    for name in (CONFIG, "metrics.jsonl", "curve.png"):
-        shutil.copy(workdir / name, out / name)
+    record = {**record, "calibrated_on": num}
+    run_folder.write(out, variables, record, like=workdir)
 
 
 def best_bias(scores, labels, masks, loss):

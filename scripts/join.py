@@ -10,20 +10,16 @@ settings, `scripts.ship` chooses.
 """
 
 import argparse
-import json
 import math
 import pathlib
-import shutil
 
 import jax
 import numpy as np
 
 from dsmooth_jax.models.ensemble import joined
 from dsmooth_jax.smoothed import restore_base
-from dsmooth_jax.storage import checkpoint
-from dsmooth_jax.storage.files import write_whole
-from dsmooth_jax.storage.workdir import BEST, CONFIG
 from dsmooth_jax.training.config import canonical
+from scripts import run_folder
 
 ALIKE = ("ablation", "image_shape", "num_classes", "data")  # in all members
 
@@ -34,8 +30,7 @@ def main():
     flags.add_argument("--out", type=pathlib.Path, required=True)
     flags.add_argument("--shift", type=int)
     flags = flags.parse_args()
-    if flags.out.exists():
-        raise SystemExit(f"--out={flags.out} exists already; give another or remove it")
+    run_folder.check_new(flags.out)
     join(flags.runs, flags.out, shift=flags.shift)
 
 
@@ -61,11 +56,8 @@ def join(runs, out, *, shift=None):
         "+".join(part.rpartition("/")[2] for part in run.split("+")) for run in runs
     ]
     record |= {"model": model, "config": config, "joined": names}
-    checkpoint.save(out / BEST, record["step"], arrays, record)
-    write_whole(out / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     last = pathlib.Path(parts(runs[-1])[-1][0])
-    for name in ("metrics.jsonl", "curve.png"):
-        shutil.copy(last / name, out / name)
+    run_folder.write(out, arrays, record, like=last)
 
 
 def member(text):

@@ -11,7 +11,6 @@ certify.py then measures.
 """
 
 import functools
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from dsmooth_jax.training import masked, run
 from dsmooth_jax.training.config import from_json
 from dsmooth_jax.voting import cast_votes
 from dsmooth_jax.wording import counted
+from scripts import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -38,8 +38,7 @@ FLAGS = flags.FLAGS
 def main(_):
     workdir = user_path("--workdir", FLAGS.workdir)
     out = user_path("--out", FLAGS.out)
-    if out.exists():
-        raise ValueError(f"--out={out} exists already; give another or remove it")
+    run_folder.check_new(out)
     ship(workdir, out, FLAGS.data_dir, FLAGS.to)
 
 
@@ -51,14 +50,12 @@ def ship(workdir, out, data_dir, to):
     both = (variables, rounded)
     choose = choose_masked if is_masked else choose_smoothed
     choice = choose(classifier, both, record, data_dir)
-    step = checkpoint.latest_step(workdir / BEST)
+    step = record["step"]
     metadata = {**record, **choice.to_json(), "step": step, "rounded_to": to}
-    checkpoint.save(out / BEST, step, rounded, metadata)
+    run_folder.write(out, rounded, metadata, like=workdir)
     # Orbax says in it which folder of this machine it wrote.
     for done in out.rglob("commit_success.txt"):
         done.write_text("done\n")
-    for name in ("config.json", "metrics.jsonl", "curve.png"):
-        shutil.copy(workdir / name, out / name)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     arrays = checkpoint.fingerprint(out / BEST)
     print(f"{out}: {size / 1e6:.1f} MB, arrays {arrays}")
