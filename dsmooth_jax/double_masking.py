@@ -19,6 +19,11 @@ class, alone, says c together with i, so its row does not agree and it is not be
 And if the majority is not c, mask i is one whose row agrees: it is believed, and says
 c.
 
+An entry of two masks may also say no class, because whoever made the table did not
+trust it (`UNSURE`). Its rows are not believed: fewer images are certified, and fewer
+wrong rows are believed against a right majority. Nothing in the proof asks what the
+other entries say.
+
 Source: the two rounds are PatchCleanser (Xiang, Mahloujifar & Mittal, USENIX Security
 2022, arXiv:2108.09135), section 3, which certifies where all pairs agree. The form for
 each placement, which certifies those and more, is this library's.
@@ -36,6 +41,9 @@ from dsmooth_jax.types import PerImage, PerImageFlag
 NOT_COMPUTED = -1
 """An entry of a table, off its diagonal, that agrees with no class."""
 
+UNSURE = -(2**15)
+"""Likewise: of two masks, where the best score is too low to be believed."""
+
 
 def in_doubt(classes: Any) -> Any:
     """The entries of a table for classes that another rounding could change.
@@ -51,7 +59,8 @@ def in_doubt(classes: Any) -> Any:
 def nominal(table: np.ndarray) -> np.ndarray:
     """The table with each class in doubt taken as it is."""
     # ~x - 1 is -2 - x, and raises nothing where integers are unsigned.
-    return np.where(table < NOT_COMPUTED, ~table - 1, table)
+    is_in_doubt = (table < NOT_COMPUTED) & (table > UNSURE)
+    return np.where(is_in_doubt, ~table - 1, table)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +96,7 @@ def double_masking_predict(table: ArrayLike) -> PerImage:
 
     Args:
       table: integer [N, M, M], symmetric: the class with masks i and j out. It may be
-        `in_doubt`, and off the diagonal `NOT_COMPUTED`.
+        `in_doubt`, and off the diagonal `NOT_COMPUTED` or `UNSURE`.
 
     Returns:
       int64 [N], exactly the predictions that `certify_double_masking` certifies.
@@ -172,10 +181,11 @@ def check_table(table: ArrayLike) -> np.ndarray:
             f"table[{image}] is not symmetric; the class with masks i and j out is "
             "that with j and i out"
         )
-    if (np.diagonal(labels, axis1=1, axis2=2) == NOT_COMPUTED).any():
+    singles = np.diagonal(labels, axis1=1, axis2=2)
+    if ((singles == NOT_COMPUTED) | (singles == UNSURE)).any():
         raise ValueError(
             "table has a single mask without a class on its diagonal; every mask "
-            "alone must be computed"
+            "alone must have one"
         )
     return labels
 

@@ -35,6 +35,8 @@ class MaskedClassifier:
         [B, H, W, 2C], or with a fill plain ones [B, H, W, C], to logits [B, K].
       masks: the masks.
       fill: what hidden pixels become, None for NULL.
+      confidence: the least score of a class under two masks that is believed, in
+        [0, 1), as in `mask_labels`.
       tolerance: by how much a score may differ elsewhere; a class that this could
         change certifies nothing.
       image_shape: (H, W, C) that the classifier was made for; others are refused. None:
@@ -45,12 +47,13 @@ class MaskedClassifier:
     masks: Masks
     _: dataclasses.KW_ONLY
     fill: float | None = None
+    confidence: float = 0.0
     tolerance: float = TOLERANCE
     image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         bound("logits_fn", self.logits_fn)
-        check_settings(self.fill, self.tolerance)
+        check_settings(self.fill, self.confidence, self.tolerance)
         if not isinstance(self.masks, Masks):
             raise TypeError(
                 f"masks={self.masks!r} must be ds.Masks, or of ds.covering_masks"
@@ -88,6 +91,7 @@ class MaskedClassifier:
             images,
             until=until,
             fill=self.fill,
+            confidence=self.confidence,
             tolerance=self.tolerance,
             batch_size=batch_size,
         )
@@ -153,6 +157,7 @@ def load_masked(workdir: PathLike) -> MaskedClassifier:
     return MaskedClassifier(
         network.logits_fn(variables),
         masks_from_json(record["masks"]),
+        confidence=record.get("confidence", 0.0),
         image_shape=tuple(record["image_shape"]),
     )
 

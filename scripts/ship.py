@@ -1,12 +1,14 @@
 """Makes of a trained run what travels with the repository.
 
     python -m scripts.ship --workdir=runs/mine --out=pretrained/mine [--to=bfloat16]
+        [--per_axis=7] [--confidence=0.5]
 
 Weights are rounded to the nearest float16 and stored as the float32 they then are:
 compressed they take little more than half the space (of bfloat16 less than that), and
 nothing else need know. What is shipped is another function than what was trained, if
 only just: it is put to the validation images beside the original, and what differs is
-printed. Its decision and its settings are chosen there anew. Its own accuracy is what
+printed. Its decision and its settings are chosen there anew; how many masks of pixels
+there are, and how sure they must be, is given. Its own accuracy is what
 certify.py then measures.
 """
 
@@ -39,13 +41,17 @@ def main(_):
     workdir = user_path("--workdir", FLAGS.workdir)
     out = user_path("--out", FLAGS.out)
     run_folder.check_new(out)
-    ship(workdir, out, FLAGS.data_dir, FLAGS.to)
+    named = {"per_axis": FLAGS.per_axis, "confidence": FLAGS.confidence}
+    given = {name: value for name, value in named.items() if value is not None}
+    ship(workdir, out, FLAGS.data_dir, FLAGS.to, given)
 
 
-def ship(workdir, out, data_dir, to):
+def ship(workdir, out, data_dir, to, given):
     is_masked = "masks" in checkpoint.read_metadata(workdir / BEST)
     restore = restore_network if is_masked else restore_base
     classifier, variables, record = restore(workdir)
+    if given:
+        record = with_masks(record, given)
     rounded = jax.tree.map(functools.partial(rounded_leaf, to=to), variables)
     both = (variables, rounded)
     choose = choose_masked if is_masked else choose_smoothed
@@ -59,6 +65,15 @@ def ship(workdir, out, data_dir, to):
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     arrays = checkpoint.fingerprint(out / BEST)
     print(f"{out}: {size / 1e6:.1f} MB, arrays {arrays}")
+
+
+def with_masks(record, given):
+    if "masks" not in record:
+        raise ValueError(f"--{next(iter(given))} is of masks of pixels; leave it out")
+    config = {**record["config"], "masks": {**record["config"]["masks"], **given}}
+    return {**record, "config": config} | masked.masks_record(
+        from_json(config), record["image_shape"][:2]
+    )
 
 
 def rounded_leaf(leaf, to):
@@ -123,5 +138,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir", None, "Where the data set is; its default if unset."
     )
+    flags.DEFINE_integer("per_axis", None, "Of masks of pixels; the run's if unset.")
+    flags.DEFINE_float("confidence", None, "Likewise, in [0, 1).")
     flags.DEFINE_enum("to", "float16", ["float16", "bfloat16"], "Rounded to.")
     cli.run("scripts.ship", main)

@@ -304,6 +304,7 @@ VOTED += [smoothed(ds.Columns(1), voting="top_one")]
 DOUBLE = smoothed(ds.Columns(1), decision="double_masking", patch=ds.Patch(2, 2))
 DEFENDED = [(one, ds.Patch(1, 1)) for one in VOTED]
 DEFENDED += [(DOUBLE, ds.Patch(2, 2)), (MASKED, ds.Patch(2, 2))]
+DEFENDED += [(dataclasses.replace(MASKED, confidence=0.4), ds.Patch(2, 2))]
 
 
 def name(value):

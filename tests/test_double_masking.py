@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dsmooth_jax as ds
-from dsmooth_jax.double_masking import NOT_COMPUTED, in_doubt
+from dsmooth_jax.double_masking import NOT_COMPUTED, UNSURE, in_doubt, nominal
 
 
 def slow_predict(table):
@@ -33,12 +33,14 @@ def slow_certify(table, covering):
     )
 
 
-def random_tables(rng, num, num_masks, num_classes, *, agreeing=0.7):
-    """Symmetric tables in which most entries are one class."""
+def random_tables(rng, num, num_masks, num_classes, *, agreeing=0.7, unsure=0.0):
+    """Symmetric tables in which most entries are one class, or unsure of one."""
     tables = rng.integers(num_classes, size=(num, num_masks, num_masks))
     favourite = rng.integers(num_classes, size=(num, 1, 1))
     is_favourite = rng.random((num, num_masks, num_masks)) < agreeing
     tables = np.where(is_favourite, favourite, tables)
+    is_pair = ~np.eye(num_masks, dtype=bool)
+    tables = np.where(is_pair & (rng.random(tables.shape) < unsure), UNSURE, tables)
     upper = np.triu(np.ones((num_masks, num_masks), bool))
     return np.where(upper, tables, tables.swapaxes(1, 2)).astype(np.int16)
 
@@ -59,7 +61,8 @@ def rewritings(table, covers, num_classes):
         for i, j in itertools.combinations_with_replacement(range(num_masks), 2)
         if not covers[i] and not covers[j]
     ]
-    made = np.array(list(itertools.product(range(num_classes), repeat=len(free))))
+    said = [[*range(num_classes), *[UNSURE] * (i != j)] for i, j in free]
+    made = np.array(list(itertools.product(*said)))
     tables = np.repeat(table[None], len(made), axis=0)
     for at, (i, j) in enumerate(free):
         tables[:, i, j] = tables[:, j, i] = made[:, at]
@@ -67,11 +70,14 @@ def rewritings(table, covers, num_classes):
 
 
 @pytest.mark.parametrize("agreeing", [0.3, 0.8, 0.97])
-def test_predictions_and_certificates_are_those_of_the_slow_twin(agreeing):
+@pytest.mark.parametrize("unsure", [0, 0.05])
+def test_predictions_and_certificates_are_those_of_the_slow_twin(agreeing, unsure):
     # Protects both rounds, ties of the majority, and the rule for each placement.
-    rng = np.random.default_rng(int(100 * agreeing))
+    rng, how = np.random.default_rng(int(100 * agreeing)), {"unsure": unsure}
     for num_masks, num_classes in ((1, 2), (2, 2), (3, 4), (5, 3), (8, 2)):
-        tables = random_tables(rng, 200, num_masks, num_classes, agreeing=agreeing)
+        tables = random_tables(
+            rng, 200, num_masks, num_classes, agreeing=agreeing, **how
+        )
         covering = random_covering(rng, 4, num_masks)
         found = ds.certify_double_masking(tables, covering)
         expected = [slow_predict(table) for table in tables]
@@ -88,12 +94,15 @@ def test_predictions_and_certificates_are_those_of_the_slow_twin(agreeing):
 
 
 def test_no_rewriting_changes_a_certified_prediction():
-    # Protects the certificate: every placement, every table an attacker there can make.
+    # Protects the certificate: every placement, every table an attacker there can make,
+    # of classes and of pairs that are unsure.
     rng = np.random.default_rng(0)
     num_certified = num_tried = num_beyond_unanimity = 0
-    for _ in range(60):
+    for unsure in np.repeat([0, 0.05], 40):
         num_masks, num_classes = int(rng.integers(2, 5)), int(rng.integers(2, 4))
-        tables = random_tables(rng, 20, num_masks, num_classes, agreeing=0.85)
+        tables = random_tables(
+            rng, 20, num_masks, num_classes, agreeing=0.85, unsure=unsure
+        )
         covering = random_covering(rng, 3, num_masks)
         found = ds.certify_double_masking(tables, covering)
         num_beyond_unanimity += int((found.is_certified & ~found.is_unanimous).sum())
@@ -161,11 +170,13 @@ def test_certificates_imply_each_other_in_one_direction(data):
     assert not (found.is_certified & ~wider.is_certified).any()
 
 
-def test_what_was_not_computed_is_not_believed():
-    # Protects tables with gaps: a missing pair agrees with no class.
+@pytest.mark.parametrize("nothing", [NOT_COMPUTED, UNSURE])
+def test_what_says_no_class_is_not_believed(nothing):
+    # Protects tables with gaps: a missing pair, or an unsure one, agrees with no class.
     table = np.array([[[1, 1], [1, 1]]], np.int16)
     assert ds.certify_double_masking(table, np.eye(2, dtype=bool)).is_certified.all()
-    table[:, 0, 1] = table[:, 1, 0] = NOT_COMPUTED
+    table[:, 0, 1] = table[:, 1, 0] = nothing
+    assert (nominal(table) == table).all()
     found = ds.certify_double_masking(table, np.eye(2, dtype=bool))
     assert found.prediction.tolist() == [1] and found.is_detected.all()
     assert not found.is_certified.any() and not found.is_unanimous.any()
@@ -214,6 +225,7 @@ def test_no_images_give_an_empty_certificate():
         (np.zeros((1, 2, 3), int), [[True, True]], ValueError, r"\[N, M, M\]"),
         ([[[0, 1], [0, 0]]], [[True, True]], ValueError, r"table\[0\] is not symm"),
         ([[[-1, 0], [0, 0]]], [[True, True]], ValueError, "single mask without a cla"),
+        ([[[0, 0], [0, UNSURE]]], [[True, True]], ValueError, "alone must have one"),
         ([[[0, 0], [0, 0]]], [[1, 1]], TypeError, "covering has dtype int64"),
         ([[[0, 0], [0, 0]]], [[True]], ValueError, r"must be \[L, 2\]"),
         ([[[0, 0], [0, 0]]], np.empty((0, 2), bool), ValueError, "L >= 1"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax.double_masking import NOT_COMPUTED, in_doubt
+from dsmooth_jax.double_masking import NOT_COMPUTED, UNSURE, in_doubt
 from dsmooth_jax.masks import covered_placements
 from dsmooth_jax.report import comparison, label_report
 from dsmooth_jax.report.label_analysis import analyze_labels, find_break
@@ -34,6 +34,8 @@ def make_tables(num=40):
             tables[image, i, j] = tables[image, j, i] = rng.integers(3)
     tables[3, 4, 7] = tables[3, 7, 4] = NOT_COMPUTED
     tables[5, 2, 2] = in_doubt(tables[5, 2, 2])
+    tables[7, 0], tables[7, :, 0] = UNSURE, UNSURE
+    tables[7, 0, 0] = labels[7]
     return tables, np.where(rng.random(num) < 0.9, labels, (labels + 1) % 3)
 
 
@@ -43,6 +45,7 @@ def store(tmp_path):
     made = LabelStore.create(
         tmp_path / "scores",
         masks=MASKS,
+        confidence=0.5,
         tolerance=1e-5,
         image_shape=(*SIZE, 1),
         num_classes=3,
@@ -102,14 +105,15 @@ def test_what_breaks_a_certificate_does_so(store):
     tables, found = store.read_all(), analysis.certificates[analysis.patch]
     covers, row_of = covered_placements(MASKS, analysis.patch, SIZE)
     assert set(analysis.breaks) == set(np.flatnonzero(~found.is_certified).tolist())
-    assert analysis.breaks
+    assert analysis.breaks[7].label is None  # the pair is not sure
     for image, broken in analysis.breaks.items():
         table, prediction = tables[image], found.prediction[image]
         at = covers[row_of[broken.corner]]
         assert at[broken.first]
         assert not any((table[i] == prediction).all() for i in np.flatnonzero(at))
         assert table[broken.first, broken.second] != prediction
-        assert table[broken.first, broken.second] != NOT_COMPUTED
+        entry = table[broken.first, broken.second]
+        assert entry != NOT_COMPUTED and (broken.label is None) == (entry == UNSURE)
     with pytest.raises(IndexError):  # where nothing fails there is nothing to find
         agreed = np.zeros((20, 20), np.int16)
         find_break(agreed, 0, covers, row_of)
@@ -132,7 +136,8 @@ def test_the_page_shows_what_was_found_and_escapes_names(store, tmp_path):
     assert label_report.claim(analysis).startswith(
         f"{analysis.result(analysis.patch).certified.count} of 40 images"
     )
-    assert "20 masks of 3x3 pixels" in page
+    assert "20 masks of 3x3 pixels, believed from a score of 0.5 on" in page
+    assert page.count("no class for sure") == 1
 
 
 def test_a_patch_that_is_not_covered_is_refused(store):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import dsmooth_jax as ds
-from dsmooth_jax.double_masking import NOT_COMPUTED, in_doubt
+from dsmooth_jax.double_masking import NOT_COMPUTED, UNSURE, in_doubt
 from dsmooth_jax.storage.label_store import LabelStore
 from dsmooth_jax.storage.shards import StoreError
 
 MASKS = ds.Masks(3, stride=2)
 SETTINGS = {
     "masks": MASKS,
+    "confidence": 0.5,
     "tolerance": 1e-5,
     "image_shape": (6, 7, 1),
     "num_classes": 4,
@@ -28,6 +29,7 @@ def make_tables():
     tables = np.triu(rng.integers(4, size=(7, 9, 9))).astype(np.int16)
     tables += np.triu(tables, 1).swapaxes(1, 2)
     tables[1, 0, 3] = tables[1, 3, 0] = NOT_COMPUTED
+    tables[2, 0, 3] = tables[2, 3, 0] = UNSURE
     tables[2, 4, 4] = in_doubt(tables[2, 4, 4])
     return tables
 
@@ -46,7 +48,8 @@ def test_tables_come_back_and_a_killed_writer_goes_on(tmp_path):
         again = again.put(shard, tables[again.span(shard)])
     found = ds.open_labels(tmp_path / "a")
     np.testing.assert_array_equal(found.read_all(), tables)
-    assert found.masks == MASKS and found.fill is None and found.tolerance == 1e-5
+    assert found.masks == MASKS and found.fill is None
+    assert (found.confidence, found.tolerance) == (0.5, 1e-5)
     assert [path.name for path in sorted(found.path.glob("t*"))] == [
         f"tables-0000{i}.npy" for i in range(3)
     ]
@@ -58,7 +61,12 @@ def test_damage_and_other_settings_are_refused(tmp_path):
     store = LabelStore.create(tmp_path / "a", **SETTINGS)
     for shard in range(3):
         store = store.put(shard, tables[store.span(shard)])
-    for change in ({"masks": ds.Masks(4, stride=1)}, {"fill": 0.5}, {"tolerance": 0.1}):
+    for change in (
+        {"masks": ds.Masks(4, stride=1)},
+        {"fill": 0.5},
+        {"confidence": 0.6},
+        {"tolerance": 0.1},
+    ):
         with pytest.raises(StoreError, match="made under other settings"):
             LabelStore.create(tmp_path / "a", **SETTINGS | change)
     with pytest.raises(StoreError, match="holds tables, not scores"):

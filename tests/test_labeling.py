@@ -12,7 +12,7 @@ from processes import fork
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
-from dsmooth_jax.double_masking import NOT_COMPUTED, nominal
+from dsmooth_jax.double_masking import NOT_COMPUTED, UNSURE, nominal
 
 SIZE = (6, 7)
 MASKS = ds.Masks(3, stride=2)  # 3 x 3 of them
@@ -44,7 +44,7 @@ def random_images(num, *, seed=0, clear=1.0):
     return 0.5 + share * np.tanh(likeness) / 2 + (1 - share) * noise
 
 
-def slow_table(logits_fn, masks, images, fill=None):
+def slow_table(logits_fn, masks, images, fill=None, confidence=0.0):
     """Every pair by itself, pixels hidden one by one."""
     hidden = masks.hide_masks(images.shape[1:3])
     table = np.empty((len(images), len(hidden), len(hidden)), int)
@@ -52,7 +52,9 @@ def slow_table(logits_fn, masks, images, fill=None):
         inputs = images if fill is not None else np.concatenate([images, 1 - images], 3)
         inputs = inputs.copy()
         inputs[:, hidden[i] | hidden[j]] = 0 if fill is None else fill
-        table[:, i, j] = np.asarray(logits_fn(jnp.asarray(inputs))).argmax(axis=1)
+        scores = np.asarray(jax.nn.softmax(logits_fn(jnp.asarray(inputs))))
+        is_unsure = (i != j) & (scores.max(axis=1) < confidence)
+        table[:, i, j] = np.where(is_unsure, UNSURE, scores.argmax(axis=1))
     return table
 
 
@@ -92,13 +94,15 @@ def test_hidden_pixels_and_neighbours_do_not_move_a_class():
     assert num_moved > 20
 
 
+@pytest.mark.parametrize("confidence", [0.0, 0.6])
 @pytest.mark.parametrize("clear", [0.1, 0.8])
-def test_whoever_stops_early_answers_the_same(clear):
+def test_whoever_stops_early_answers_the_same(clear, confidence):
     # Protects early exit and lazy prediction: they only run faster.
-    images = random_images(150, seed=2, clear=clear)
-    whole = ds.mask_labels(linear(), MASKS, images)
-    early = ds.mask_labels(linear(), MASKS, images, early_exit=True)
-    lazy = ds.MaskedClassifier(linear(), MASKS).label(images, until="predicted")
+    images, sure = random_images(150, seed=2, clear=clear), {"confidence": confidence}
+    whole = ds.mask_labels(linear(), MASKS, images, **sure)
+    early = ds.mask_labels(linear(), MASKS, images, early_exit=True, **sure)
+    masked = ds.MaskedClassifier(linear(), MASKS, **sure)
+    lazy = masked.label(images, until="predicted")
     for partial in (early, lazy):
         is_known = partial != NOT_COMPUTED
         np.testing.assert_array_equal(partial[is_known], whole[is_known])
@@ -152,9 +156,10 @@ def patched(image, patch, contents):
     return np.concatenate(made)
 
 
-def test_no_binary_patch_breaks_a_certificate_and_many_break_others():
+@pytest.mark.parametrize("confidence", [0.0, 0.6])
+def test_no_binary_patch_breaks_a_certificate_and_many_break_others(confidence):
     # Protects the promise itself: every black and white patch of 2x2, everywhere.
-    masked = ds.MaskedClassifier(linear(), MASKS)
+    masked = ds.MaskedClassifier(linear(), MASKS, confidence=confidence)
     images = random_images(200, seed=3)
     patch = ds.Patch(2, 2)
     found = masked.certify(images, patch)
@@ -244,6 +249,46 @@ def test_classes_that_rounding_could_swap_are_in_doubt():
     assert (table[:, 0] == -2).all() and (table[:, 1:, 1:] == 0).all()
 
 
+def test_pairs_that_are_not_confident_agree_with_no_class():
+    # Protects confidence: what is asked of two masks, not of one, and what it costs.
+    images, patch = random_images(200, seed=7), ds.Patch(2, 2)
+    covering = ds.covering(MASKS, patch, SIZE)
+    before, num_predicted = None, set()
+    for confidence in (0.0, 0.5, 0.7, 0.9):
+        table = ds.mask_labels(linear(), MASKS, images, confidence=confidence)
+        expected = slow_table(linear(), MASKS, images, confidence=confidence)
+        np.testing.assert_array_equal(nominal(table), expected)
+        masked = ds.MaskedClassifier(linear(), MASKS, confidence=confidence)
+        found = masked.certify(images, patch)
+        whole = ds.certify_double_masking(table, covering)
+        np.testing.assert_array_equal(found.is_certified, whole.is_certified)
+        if before is not None:  # fewer certificates, each of the same class
+            assert found.is_certified.sum() < before.is_certified.sum()
+            kept = found.is_certified
+            assert before.is_certified[kept].all()
+            assert (before.prediction[kept] == found.prediction[kept]).all()
+        np.testing.assert_array_equal(found.is_detected, whole.is_detected)
+        before = found
+        num_predicted.add(tuple(found.prediction.tolist()))
+    assert len(num_predicted) > 1  # a row was believed, and is no more
+
+
+def test_a_confidence_that_rounding_could_miss_is_in_doubt():
+    # Protects against a certificate that another machine's last digit undoes.
+    score = float(jax.nn.softmax(jnp.array([1.0, 0, 0]))[0])
+    constant = Partial(lambda x: jnp.eye(3)[jnp.zeros(len(x), int)])
+    pairs = ~np.eye(9, dtype=bool)
+    for confidence, entry in (
+        (score - 1e-3, 0),
+        (score - 1e-6, -2),
+        (score + 1e-3, UNSURE),
+    ):
+        table = ds.mask_labels(
+            constant, MASKS, random_images(1), confidence=confidence
+        )[0]
+        assert (table[pairs] == entry).all() and (table[~pairs] == 0).all()
+
+
 def test_it_is_compiled_once_for_all_images_and_pairs():
     # Protects speed: neither the number of images nor an early exit compiles anew.
     traces = []
@@ -291,6 +336,7 @@ def test_four_devices_give_the_same_classes(tmp_path):
         ({"images": np.zeros((6, 7, 1))}, ValueError, r"must be \[N, H, W, C\]"),
         ({"fill": 2.0}, ValueError, r"fill=2.0 must be in \[0, 1\]"),
         ({"tolerance": -1.0}, ValueError, "tolerance=-1.0 must be in"),
+        ({"confidence": 1.0}, ValueError, "confidence=1.0 must be < 1"),
         ({"batch_size": 0}, ValueError, "batch_size=0 must be >= 1"),
         (
             {"logits_fn": lambda x: x[:, 0, 0, 0]},

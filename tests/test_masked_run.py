@@ -11,6 +11,7 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import data
+from dsmooth_jax.double_masking import UNSURE
 from dsmooth_jax.masked import restore_network
 from dsmooth_jax.storage.checkpoint import CheckpointError, fingerprint, read_metadata
 from dsmooth_jax.storage.timing import seconds_per_image
@@ -24,6 +25,7 @@ SETTINGS = [
     "--config.train.hide.worst_of=1",
     "--config.model.width=4",
     "--config.masks.per_axis=3",
+    "--config.masks.confidence=0.125",
     "--config.validation.per_axis=2",
     "--config.validation.every_epochs=0.3",
 ]
@@ -60,7 +62,9 @@ def test_the_commands_say_what_the_library_says(run):
         ds.open_labels(out / "scores")
     )
     assert 0 < summary["seconds_per_image"] < 60
-    assert "9 masks of 14x14 pixels" in text or "9 masks of 12x12 pixels" in text
+    assert masked.confidence == summary["confidence"] == 0.125
+    described = "9 masks of 12x12 pixels, believed from a score of 0.125 on"
+    assert described in " ".join(text.split())
     assert (out / "report.html").stat().st_size > 10_000
     validation = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= validation["certified_accuracy"] <= validation["clean_accuracy"]
@@ -131,11 +135,34 @@ def test_a_run_of_ablations_is_taught_and_says_by_whom(run, run_script, tmp_path
     assert abs(losses["hard"] - losses["soft"]) > 1e-3
 
 
+def test_another_confidence_is_asked_of_a_trained_run(run, run_script, tmp_path):
+    # Protects --confidence: it is that of the tables, which are not mixed with others.
+    workdir, _ = run
+    command = ("certify.py", f"--workdir={workdir}", "--patches=5x5", "--num_images=30")
+    command += (f"--out={tmp_path / 'x'}", "--noreport")
+    run_script(*command, "--confidence=0.5")
+    tables = ds.open_labels(tmp_path / "x" / "scores")
+    found = tables.read_all()
+    assert tables.confidence == 0.5 and (found == UNSURE).any()
+    images = data.load(name="mnist5k", split="test")
+    chosen = images.take(np.arange(30) * len(images) // 30)
+    masked = dataclasses.replace(ds.load_masked(workdir), confidence=0.5)
+    np.testing.assert_array_equal(masked.label(chosen.images), found)
+    done = run_script(*command, "--confidence=0.6", is_ok=False)
+    assert "confidence: saved 0.5, wanted 0.6" in " ".join(done.stderr.split())
+
+
 def test_a_run_is_shipped_as_float16_values(run, run_script, tmp_path):
     # Protects scripts/ship.py: the network is the run's, rounded, and still loads.
     workdir, _ = run
     command = ("-m", "scripts.ship", f"--workdir={workdir}", f"--out={tmp_path / 'x'}")
-    assert "validation images" in run_script(*command).stdout
+    done = run_script(*command, "--confidence=0.25", "--per_axis=4")
+    assert "validation images" in done.stdout
+    shipped, patch = ds.load_masked(tmp_path / "x"), ds.Patch(5, 5)
+    assert shipped.confidence == 0.25
+    assert shipped.masks == ds.covering_masks(patch, (28, 28), per_axis=4)
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert config["masks"] == {"patch": [5, 5], "per_axis": 4, "confidence": 0.25}
     _, variables, record = restore_network(tmp_path / "x")
     _, trained, _ = restore_network(workdir)
     assert record["rounded_to"] == "float16"
@@ -143,4 +170,3 @@ def test_a_run_is_shipped_as_float16_values(run, run_script, tmp_path):
         lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), trained
     )
     chex.assert_trees_all_equal(variables, halves, strict=True)
-    assert ds.load_masked(tmp_path / "x").masks == ds.load_masked(workdir).masks

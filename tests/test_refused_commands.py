@@ -78,6 +78,14 @@ COMMANDS = {
         [*SCORED, "--num_images=3"],
         ["--num_images", "--scores", "--workdir"],
     ),
+    "certify, sure of what is scored": (
+        [*SCORED, "--confidence=0.5"],
+        ["--confidence", "--scores", "--workdir"],
+    ),
+    "certify, sure of ablations": (
+        [*TRAINED, "--confidence=0.5"],
+        ["--confidence=0.5", "of masks of pixels", "leave it out"],
+    ),
     "certify, anew what is scored": ([*SCORED, "--overwrite"], ["--overwrite"]),
     "certify, both": ([*SCORED, DEMO], ["either", "--workdir", "--scores"]),
     "certify, compare one": (["certify.py", "--compare={scores}"], ["two or more"]),

@@ -14,6 +14,7 @@ import pytest
 import dsmooth_jax as ds
 from dsmooth_jax import masking, models
 from dsmooth_jax.ablation import ablation_from_json, thinned
+from dsmooth_jax.masks import masks_from_json
 from dsmooth_jax.training import masked, optimizers
 from dsmooth_jax.training.augment import AugmentConfig
 from dsmooth_jax.training.config import from_json, to_json
@@ -364,7 +365,8 @@ def test_each_config_traces_at_its_real_shapes_and_takes_a_step(name):
     num_classes = 1000 if shape[0] > 200 else 10
     if config["defence"] == "double_masking":
         classifier = masked.build(from_json(config), shape, num_classes)
-        assert masked.masks_of(from_json(config), shape[:2]).num_masks(shape[:2]) > 1
+        record = masked.masks_record(from_json(config), shape[:2])
+        assert masks_from_json(record["masks"]).num_masks(shape[:2]) > 1
     else:
         classifier = models.build(
             config["model"],

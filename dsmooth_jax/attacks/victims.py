@@ -7,6 +7,7 @@ images. Everything else of an attack is the same for all.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -277,8 +278,9 @@ class _Masked:
 
     @property
     def margin_fn(self) -> Partial:
-        fn = _MaskedMargin(self.classifier.masks, self.classifier.fill)
-        return Partial(fn, bound("logits_fn", self.classifier.logits_fn))
+        mine = self.classifier
+        fn = _MaskedMargin(mine.masks, mine.fill, mine.confidence)
+        return Partial(fn, bound("logits_fn", mine.logits_fn))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +289,7 @@ class _MaskedMargin:
 
     masks: Masks
     fill: float | None
+    confidence: float
 
     def __call__(
         self,
@@ -313,8 +316,15 @@ class _MaskedMargin:
         both = jnp.stack(jax.lax.map(rows, hidden), axis=2)  # [M, B, 2, K]
         both = jnp.moveaxis(both, 1, 0)  # [B, M, 2, K]
         ratio = at(both, rival) - at(both, own)  # [B, M, 2]
-        leads = lead(both, own), lead(both, rival)
-        value = two_rounds(*leads, *(x[:, :, 0] for x in leads))
+        leads = [lead(both, chosen) for chosen in (own, rival)]
+        alone = [x[:, :, 0] for x in leads]
+        if self.confidence:  # under two masks a class must lead, and be sure
+            least = math.log(self.confidence)
+            leads = [
+                x.at[:, :, 1].min(at(both, chosen)[:, :, 1] - least)
+                for x, chosen in zip(leads, (own, rival), strict=True)
+            ]
+        value = two_rounds(*leads, *alone)
         return guided(value, soft_sign(ratio).mean(axis=(1, 2)))
 
 

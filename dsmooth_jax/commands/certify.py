@@ -92,6 +92,8 @@ def _define_flags() -> None:
     text("strengths", "", "Also: a sweep over these, into sweep.csv.")
     differ = "By how much scores may differ elsewhere; 0: they do not."
     number("tolerance", TOLERANCE, differ)
+    least = "Of masks of pixels: least score under two masks that is believed, in "
+    number("confidence", None, f"{least}[0, 1); the run's own if unset.")
     text("top_k", "", "Also: the label among the first k, for example 3,5.")
     text("alarms", "", "Also: an alarm where answers are close, for example for 1%,5%.")
     where = "Scores on which that many are false alarms; found beside those of a test."
@@ -121,7 +123,7 @@ def _main(_: list[str]) -> None:
     # What cannot be is refused before the costly part, and leaves nothing behind.
     for name in ("batch_size", "chunk_size", "num_patches"):
         check_count(f"--{name}", given[name].value)
-    for name in ("num_images", "overwrite"):
+    for name in ("num_images", "overwrite", "confidence"):
         if not given.workdir and given[name].value != given[name].default:
             raise ValueError(
                 f"--{name} is of what is scored, and --{asked[0]} is scored already; "
@@ -206,9 +208,15 @@ def _main(_: list[str]) -> None:
                 _ask_masks,
                 **which,
                 batch_size=passes,
+                confidence=given.confidence,
                 has_figures=given.report,
             )
             return
+        if given.confidence is not None:
+            raise ValueError(
+                f"--confidence={given.confidence} is of masks of pixels, and {workdir} "
+                "is of ablations; leave it out"
+            )
         certify_workdir(
             workdir,
             asks,

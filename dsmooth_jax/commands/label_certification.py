@@ -3,6 +3,7 @@
 As `certification`, which it shares what fills a store with.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ def certify_masked_workdir(
     num_images: int | None = None,
     is_anew: bool = False,
     batch_size: int = 256,
+    confidence: float | None = None,
     has_figures: bool = True,
 ) -> LabelAnalysis | None:
     """Classifies the images of a split under masks, and asks the tables.
@@ -68,12 +70,15 @@ def certify_masked_workdir(
       num_images: only so many, evenly spread over the split.
       is_anew: whether to begin anew, whatever tables are there.
       batch_size: passes at a time; speed only.
+      confidence: in [0, 1), as of `mask_labels`; the run's own if None.
       has_figures: whether to draw and to write the page.
 
     Returns:
       What was found; None in all processes but the first.
     """
     classifier = load_masked(workdir)
+    if confidence is not None:
+        classifier = dataclasses.replace(classifier, confidence=confidence)
     assert classifier.image_shape is not None  # a run says it
     patches = ask(classifier.masks, classifier.image_shape[:2])
     record = checkpoint.read_metadata(workdir / BEST)
@@ -86,6 +91,7 @@ def certify_masked_workdir(
         out / SCORES,
         masks=classifier.masks,
         fill=classifier.fill,
+        confidence=classifier.confidence,
         tolerance=classifier.tolerance,
         image_shape=images.image_shape,
         num_classes=images.num_classes,

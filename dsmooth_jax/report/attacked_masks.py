@@ -13,7 +13,12 @@ import numpy as np
 from dsmooth_jax.double_masking import NOT_COMPUTED, nominal
 from dsmooth_jax.masks import covered_placements
 from dsmooth_jax.report.attack_summary import FoundAttack
-from dsmooth_jax.report.label_analysis import Break, LabelAnalysis, broken_pair
+from dsmooth_jax.report.label_analysis import (
+    Break,
+    LabelAnalysis,
+    broken_pair,
+    said,
+)
 
 _MOST_SHOWN = 60
 """Images of all attacks together: for a page that stays light."""
@@ -89,7 +94,7 @@ def _image(analysis: LabelAnalysis, one: FoundAttack, i: int) -> AttackedImage:
             )
             disagrees = (table != before) & (table != NOT_COMPUTED)
             pair = broken_pair(disagrees, covers[row_of[corner]])
-            broken = Break(corner, *pair, int(table[pair]))
+            broken = Break(corner, *pair, said(table[pair]))
     return AttackedImage(
         index=index,
         pixels=arrays["image"][i],

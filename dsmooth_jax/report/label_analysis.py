@@ -12,6 +12,7 @@ import numpy as np
 
 from dsmooth_jax.double_masking import (
     NOT_COMPUTED,
+    UNSURE,
     MaskedCertificate,
     certify_double_masking,
     join,
@@ -36,14 +37,15 @@ class Break:
     Attributes:
       corner: (row, column) of a placement that no believed mask covers.
       first: a mask that covers it.
-      second: with both hidden, the classifier says another class; may equal first.
-      label: which one.
+      second: with both hidden, the classifier says another class, or is not sure; may
+        equal first.
+      label: which one; None where it is not sure.
     """
 
     corner: tuple[int, int]
     first: int
     second: int
-    label: int
+    label: int | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,8 +187,12 @@ def find_break(
     at = is_bare & broken.any(axis=1)
     row, column = np.argwhere(at[row_of])[0]
     first, second = broken_pair(disagrees, covers[row_of[row, column]])
-    label = int(nominal(table[first, second][None])[0])
-    return Break((int(row), int(column)), first, second, label)
+    return Break((int(row), int(column)), first, second, said(table[first, second]))
+
+
+def said(entry: int | np.integer) -> int | None:
+    """The class that an entry of a table says; None where it is not sure."""
+    return None if entry == UNSURE else int(nominal(np.asarray(entry)))
 
 
 def broken_pair(disagrees: np.ndarray, is_covering: np.ndarray) -> tuple[int, int]:

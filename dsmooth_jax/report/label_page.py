@@ -173,12 +173,16 @@ def _overlaid(
     store: LabelStore, broken: Break | None, patches: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """The masks with which another class was said, and patches, over a picture."""
-    pair = set() if broken is None else {broken.first, broken.second}
+    pair, other = set(), ""
+    if broken is not None:
+        pair = {broken.first, broken.second}
+        names, label = class_names(store), broken.label
+        other = "no class for sure" if label is None else names[label]
     return {
         "size": list(store.image_size),
         "boxes": [*mask_boxes(store.masks, store.image_size, pair), *patches],
         "num_masks": len(pair),
-        "other": "" if broken is None else class_names(store)[broken.label],
+        "other": other,
     }
 
 

@@ -66,7 +66,10 @@ def describe_masks(analysis: LabelAnalysis) -> str:
     """Returns for example "36 masks of 9x9 pixels"."""
     store = analysis.store
     count = store.masks.num_masks(store.image_size)
-    return "{} masks of {}x{} pixels".format(count, *store.masks.shape)
+    masks = "{} masks of {}x{} pixels".format(count, *store.masks.shape)
+    if store.confidence:
+        masks += f", believed from a score of {store.confidence:g} on"
+    return masks
 
 
 def caption(analysis: LabelAnalysis) -> str:
@@ -105,6 +108,7 @@ def summarize(analysis: LabelAnalysis) -> dict[str, Any]:
         "image_shape": list(store.image_shape),
         "resized_to": store.origin.resized_to,
         "decision": "double_masking",
+        "confidence": store.confidence,
         "tolerance": store.tolerance,
         "clean_accuracy": analysis.result(analysis.patch).clean.value,
         "base_accuracy": analysis.base_accuracy,

@@ -26,6 +26,7 @@ class LabelStore(Shards):
       path: the folder.
       masks: what the M masks hide.
       fill: what hidden pixels become, None for NULL.
+      confidence: the least score of a class under two masks that is believed.
       tolerance: by how much a score may differ elsewhere; classes that this could
         change are marked as in doubt.
       image_shape: (H, W, C).
@@ -41,12 +42,14 @@ class LabelStore(Shards):
 
     masks: Masks
     fill: float | None = None
+    confidence: float = 0.0
     tolerance: float
 
     def view(self) -> dict[str, Any]:  # noqa: D102
         return {
             "masks": masks_to_json(self.masks),
             "fill": self.fill,
+            "confidence": self.confidence,
             "tolerance": self.tolerance,
         }
 
@@ -55,6 +58,7 @@ class LabelStore(Shards):
         return {
             "masks": masks_from_json(manifest["masks"]),
             "fill": manifest["fill"],
+            "confidence": manifest.get("confidence", 0.0),  # older stores lack it
             "tolerance": manifest["tolerance"],
         }
 

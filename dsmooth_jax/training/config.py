@@ -83,14 +83,18 @@ class MasksConfig:
     Attributes:
       patch: (height, width) in pixels, the largest that is to be certified.
       per_axis: masks along each axis, >= 1.
+      confidence: the least score of a class under two masks that is believed, in
+        [0, 1); it decides nothing in training.
     """
 
     patch: Sequence[int] = (5, 5)
     per_axis: int = 6
+    confidence: float = 0.0
 
     def __post_init__(self) -> None:
         check_pair("masks.patch", self.patch)
         check_count("masks.per_axis", self.per_axis)
+        check_range("masks.confidence", self.confidence, least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Training a classifier of whole images for double masking: what a run needs of it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
@@ -11,7 +12,7 @@ from dsmooth_jax.distributed_scoring import compute_together
 from dsmooth_jax.double_masking import certify_double_masking, nominal
 from dsmooth_jax.evaluation import evaluate
 from dsmooth_jax.labeling import mask_labels
-from dsmooth_jax.masks import Masks, covering, covering_masks
+from dsmooth_jax.masks import Masks, covering, covering_masks, masks_to_json
 from dsmooth_jax.models import ImageClassifier
 from dsmooth_jax.threat import Patch
 from dsmooth_jax.training.choice import Choice
@@ -19,14 +20,15 @@ from dsmooth_jax.training.config import Config, to_json
 from dsmooth_jax.types import ImageShape, ImageSize
 
 
-def masks_of(config: Config, image_size: ImageSize) -> Masks:
-    """The masks that a config's classifier is certified with.
+def masks_record(config: Config, image_size: ImageSize) -> dict[str, Any]:
+    """What a checkpoint says of the masks that a classifier is certified with.
 
     Raises:
       ValueError: they do not fit the images, named by their settings.
     """
     settings = config.masks
-    return _masks("masks", settings.patch, settings.per_axis, image_size)
+    masks = _masks("masks", settings.patch, settings.per_axis, image_size)
+    return {"masks": masks_to_json(masks), "confidence": settings.confidence}
 
 
 def build(config: Config, image_shape: ImageShape, num_classes: int) -> ImageClassifier:
@@ -57,7 +59,13 @@ def validate(
     size = validation_set.image_shape[:2]
     masks, labels = _validation_masks(config, size), validation_set.labels
     table = compute_together(
-        lambda images: mask_labels(logits_fn, masks, images, early_exit=True),
+        lambda images: mask_labels(
+            logits_fn,
+            masks,
+            images,
+            early_exit=True,
+            confidence=config.masks.confidence,
+        ),
         validation_set.images,
     )
     patch = tuple(config.validation.patch)

@@ -25,7 +25,6 @@ from dsmooth_jax.evaluation import (
 )
 from dsmooth_jax.evidence import certify_masked, log_levels
 from dsmooth_jax.leaving_out import covering_touched, design_masks
-from dsmooth_jax.masks import masks_to_json
 from dsmooth_jax.models import BaseClassifier, ImageClassifier, Variables
 from dsmooth_jax.models.weights import load_weights
 from dsmooth_jax.report import figures, plot_style
@@ -86,8 +85,7 @@ def train(
         print(train_set, flush=True)
     record = make_record(record_of_config, train_set, validation_set)
     if config.defence == "double_masking":
-        masks = masked.masks_of(config, train_set.image_shape[:2])
-        record["masks"] = masks_to_json(masks)
+        record |= masked.masks_record(config, train_set.image_shape[:2])
     check_free(workdir, record)
     plan = make_plan(
         config,
