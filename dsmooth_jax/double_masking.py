@@ -44,6 +44,9 @@ NOT_COMPUTED = -1
 UNSURE = -(2**15)
 """Likewise: of two masks, where the best score is too low to be believed."""
 
+MOST_CLASSES = -UNSURE - 2
+"""Of a table of int16: each class has an entry for doubt, too."""
+
 
 def in_doubt(classes: Any) -> Any:
     """The entries of a table for classes that another rounding could change.
@@ -59,7 +62,7 @@ def in_doubt(classes: Any) -> Any:
 def nominal(table: np.ndarray) -> np.ndarray:
     """The table with each class in doubt taken as it is."""
     # ~x - 1 is -2 - x, and raises nothing where integers are unsigned.
-    is_in_doubt = (table < NOT_COMPUTED) & (table > UNSURE)
+    is_in_doubt = (table < NOT_COMPUTED) & (table != UNSURE)
     return np.where(is_in_doubt, ~table - 1, table)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsmooth_jax.double_masking import (
+    MOST_CLASSES,
     MaskedCertificate,
     certify_double_masking,
     in_doubt,
@@ -267,6 +268,11 @@ def _check(
     checked, bound, _ = check_levels(
         GradedVotes(given, _NO_LIMIT if limit is None else limit)
     )
+    if checked.shape[2] > MOST_CLASSES:
+        raise ValueError(
+            f"levels have {checked.shape[2]} classes; double masking takes "
+            f"{MOST_CLASSES} at most"
+        )
     out = check_sets("masks", masks)
     if out.shape[1] != checked.shape[1]:
         raise ValueError(

@@ -27,6 +27,7 @@ from jaxtyping import Array
 from dsmooth_jax import compiling
 from dsmooth_jax.checks import check_count, check_range
 from dsmooth_jax.double_masking import (
+    MOST_CLASSES,
     NOT_COMPUTED,
     UNSURE,
     double_masking_predict,
@@ -91,7 +92,7 @@ def mask_labels(
     Guarantee:
       Entry (i, j) depends on no pixel that mask i or mask j hides, whatever is in it,
       if logits_fn keeps its rows apart. Neighbours and batch_size change a score by
-      rounding at most, and so the entry only where it is in doubt.
+      rounding at most, and so the entry only where it is in doubt or `UNSURE`.
     """
     return fill_table(
         logits_fn,
@@ -217,15 +218,15 @@ class _Label:
         else:
             inputs = jnp.where(is_hidden, jnp.float32(self.fill), pixels)
         logits = logits_fn(inputs)
-        most = -UNSURE - 2  # the last class has an entry for doubt, too
         if logits.ndim != 2 or len(logits) != len(images):
             raise ValueError(
                 f"logits_fn returned shape {logits.shape} for {len(images)} images; it "
                 f"must be [{len(images)}, K]"
             )
-        if not 2 <= logits.shape[1] <= most:
+        if not 2 <= logits.shape[1] <= MOST_CLASSES:
             raise ValueError(
-                f"logits_fn returned {logits.shape[1]} classes; it must be 2..{most}"
+                f"logits_fn returned {logits.shape[1]} classes; it must be "
+                f"2..{MOST_CLASSES}"
             )
         scores = softmax(logits)
         best, next_best = jax.lax.top_k(scores, 2)[0].T

@@ -51,7 +51,8 @@ def draw_classifier(rng):
     kind = rng.integers(0, 8)
     if kind == 0:
         masks = ds.covering_masks(patch, SHAPE[:2], per_axis=3)
-        return ds.MaskedClassifier(logits_fn, masks), patch
+        confidence = float(rng.choice([0, 0.4, 0.6]))
+        return ds.MaskedClassifier(logits_fn, masks, confidence=confidence), patch
     ablation = [
         ds.Columns(1),
         ds.Columns(2),

@@ -30,7 +30,10 @@ def main():
     flags.add_argument("--out", type=pathlib.Path, required=True)
     flags.add_argument("--shift", type=int)
     flags = flags.parse_args()
-    run_folder.check_new(flags.out)
+    try:
+        run_folder.check_new(flags.out)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     join(flags.runs, flags.out, shift=flags.shift)
 
 

@@ -71,9 +71,10 @@ def attacked(tmp_path):
         "table": after,
     }
 
-    def write(name, without=()):
+    def write(name, without=(), **changes):
         folder = tmp_path / "attack" / "test" / name
-        begin_attack(folder, {"checkpoint": "same", "decision": str(MASKS)})
+        settings = {"checkpoint": "same", "decision": str(MASKS), **changes}
+        begin_attack(folder, settings)
         write_part(folder, 0, {k: v for k, v in arrays.items() if k not in without})
 
     return write, {**arrays, "index": index}, before, store
@@ -114,6 +115,18 @@ def test_the_masks_shown_are_why_the_right_answer_was_not_believed(attacked):
         assert row <= place[0] <= row + 1 and column <= place[1] <= column + 1
         # The attacker had no hand in what it says.
         assert table[pair] == before[(one.index, *pair)]
+
+
+def test_attacks_on_the_same_network_decided_otherwise_are_not_shown(attacked):
+    # Protects the page from attacks on other masks, or on another confidence: its
+    # certificates are not theirs.
+    write, _, _, store = attacked
+    write("1x1", confidence=0.5)
+    write("2x2")
+    write("2x3", decision=str(ds.Masks(4, stride=1)))
+    write("3x3-undefended", decision="undefended")
+    names = [found.name for found in attacks_of(store)]
+    assert names == ["2x2", "3x3-undefended"]
 
 
 def test_the_page_holds_attacked_images_with_patch_and_masks(

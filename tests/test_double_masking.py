@@ -212,6 +212,14 @@ def test_a_class_in_doubt_predicts_and_certifies_nothing():
     assert num_certified > 10 and num_doubted > 20
 
 
+def test_a_class_in_doubt_beyond_int16_certifies_nothing():
+    # Protects wide tables of many classes: what is in doubt there is no unsure entry.
+    table = np.full((1, 2, 2), in_doubt(40_000), np.int64)
+    found = ds.certify_double_masking(table, [[True, True]])
+    assert found.prediction.tolist() == [40_000]
+    assert not found.is_certified.any() and not found.is_detected.any()
+
+
 def test_no_images_give_an_empty_certificate():
     # Protects empty shards.
     found = ds.certify_double_masking(np.empty((0, 2, 2), np.int16), [[True, True]])

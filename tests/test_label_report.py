@@ -136,7 +136,7 @@ def test_the_page_shows_what_was_found_and_escapes_names(store, tmp_path):
     assert label_report.claim(analysis).startswith(
         f"{analysis.result(analysis.patch).certified.count} of 40 images"
     )
-    assert "20 masks of 3x3 pixels, believed from a score of 0.5 on" in page
+    assert "20 masks of 3x3 pixels, two of them believed from a score of 0.5 on" in page
     assert page.count("no class for sure") == 1
 
 

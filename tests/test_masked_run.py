@@ -63,7 +63,7 @@ def test_the_commands_say_what_the_library_says(run):
     )
     assert 0 < summary["seconds_per_image"] < 60
     assert masked.confidence == summary["confidence"] == 0.125
-    described = "9 masks of 12x12 pixels, believed from a score of 0.125 on"
+    described = "9 masks of 12x12 pixels, two of them believed from a score of 0.125 on"
     assert described in " ".join(text.split())
     assert (out / "report.html").stat().st_size > 10_000
     validation = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -46,6 +46,13 @@ def calls():
             TypeError,
             ["float64"],
         )
+    many = np.zeros((1, out.shape[1], 32_767), np.int8)
+    yield (
+        "mask_table: more classes than a table has room for",
+        lambda: ds.mask_table(many, out),
+        ValueError,
+        ["32767 classes", "32766 at most"],
+    )
     for name, call in (
         ("ablation_masks", lambda: ds.ablation_masks(out.astype(int))),
         ("covering_touched", lambda: ds.covering_touched(out.astype(int), out)),

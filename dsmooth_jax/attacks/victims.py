@@ -319,7 +319,8 @@ class _MaskedMargin:
         leads = [lead(both, chosen) for chosen in (own, rival)]
         alone = [x[:, :, 0] for x in leads]
         if self.confidence:  # under two masks a class must lead, and be sure
-            least = math.log(self.confidence)
+            is_one = jnp.arange(len(hidden))[None] == partner[:, None]
+            least = jnp.where(is_one, -jnp.inf, math.log(self.confidence))
             leads = [
                 x.at[:, :, 1].min(at(both, chosen)[:, :, 1] - least)
                 for x, chosen in zip(leads, (own, rival), strict=True)

@@ -134,7 +134,10 @@ def _decided(
             raise ValueError(
                 f"--decision={decision} is of ablations; this run masks pixels"
             )
-        return defended, {"decision": str(defended.masks)}
+        about: dict[str, Any] = {"decision": str(defended.masks)}
+        if defended.confidence:  # attacks that were kept before say none
+            about["confidence"] = defended.confidence
+        return defended, about
     if decision == "votes":
         defended = dataclasses.replace(defended, decision="votes", patch=None)
     elif decision is not None:

@@ -18,6 +18,7 @@ from dsmooth_jax.storage.attack_store import (
     read_settings,
 )
 from dsmooth_jax.storage.files import write_whole
+from dsmooth_jax.storage.label_store import LabelStore
 from dsmooth_jax.storage.shards import Shards
 from dsmooth_jax.storage.workdir import ATTACKED
 from dsmooth_jax.threat import Patch
@@ -101,10 +102,14 @@ def attacks_of(store: Shards) -> list[FoundAttack]:
         settings = read_settings(folder) if named else None
         if settings is None or settings["checkpoint"] != store.origin.checkpoint:
             continue
-        if missing_parts(folder, 1):
-            continue  # begun, and nothing found yet
         assert named is not None
         height, width, decision = named.groups()
+        if isinstance(store, LabelStore) and not decision:
+            how = settings["decision"], settings.get("confidence", 0.0)
+            if how != (str(store.masks), store.confidence):
+                continue  # the same network, decided otherwise
+        if missing_parts(folder, 1):
+            continue  # begun, and nothing found yet
         arrays = read_parts(folder)
         index = [place.get(name, -1) for name in arrays["id"].tolist()]
         if -1 not in index:

@@ -37,7 +37,8 @@ class AttackedImage:
       alone_before: int64 [K], how many single masks said each class before, and
       alone_after: say it now; None of attacks by older versions, which kept no tables.
       broken: a mask that hides the patch, and the one with which it says another class
-        than before; None where the image stands, or of older versions.
+        than before, or none for sure; None where the image stands, or of older
+        versions.
     """
 
     index: int

@@ -170,11 +170,17 @@ def views(run: Run) -> float:
 
 def _decided(run: Run, patch: Patch) -> tuple[dict[str, Any], Evaluation]:
     """How a run decides against a patch, and what it reaches."""
+    record: dict[str, Any]
     if isinstance(run, LabelAnalysis):
-        shown = str(run.store.masks)
-        return {"ablation": shown, "voting": "pixels", "setting": ""}, run.result(patch)
+        store = run.store
+        record = {
+            "ablation": str(store.masks),
+            "voting": "pixels",
+            "setting": store.confidence or "",
+        }
+        return record, run.result(patch)
     way = run.way_against(str(patch))
-    record: dict[str, Any] = {
+    record = {
         "ablation": str(run.store.ablation),
         "voting": way,
         "setting": run.request.setting(way),

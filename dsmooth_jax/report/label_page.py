@@ -172,7 +172,7 @@ def _attack(
 def _overlaid(
     store: LabelStore, broken: Break | None, patches: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The masks with which another class was said, and patches, over a picture."""
+    """The masks with which that class was not said, and patches, over a picture."""
     pair, other = set(), ""
     if broken is not None:
         pair = {broken.first, broken.second}

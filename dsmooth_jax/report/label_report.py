@@ -68,7 +68,7 @@ def describe_masks(analysis: LabelAnalysis) -> str:
     count = store.masks.num_masks(store.image_size)
     masks = "{} masks of {}x{} pixels".format(count, *store.masks.shape)
     if store.confidence:
-        masks += f", believed from a score of {store.confidence:g} on"
+        masks += f", two of them believed from a score of {store.confidence:g} on"
     return masks
 
 

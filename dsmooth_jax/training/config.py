@@ -84,7 +84,7 @@ class MasksConfig:
       patch: (height, width) in pixels, the largest that is to be certified.
       per_axis: masks along each axis, >= 1.
       confidence: the least score of a class under two masks that is believed, in
-        [0, 1); it decides nothing in training.
+        [0, 1). It changes no step; the best checkpoint is chosen with it.
     """
 
     patch: Sequence[int] = (5, 5)
