@@ -11,6 +11,8 @@ from configs import cifar10_masks
 
 def get_config():
     config = cifar10_masks.get_config()
+    config.masks.per_axis = 7  # 8x8 pixels; training hides a little more
+    config.masks.confidence = 0.5
     config.model.width = 96
     config.train.epochs = 150.0
     config.train.precision = "bfloat16"

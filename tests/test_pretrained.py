@@ -18,6 +18,7 @@ from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.training.losses import LossConfig
 from scripts.calibrate import best_bias
+from scripts.ship import with_masks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "pretrained"
@@ -132,6 +133,8 @@ def test_a_run_is_shipped_as_float16_values(run_script, smoke_run, tmp_path):
     )
     chex.assert_trees_all_equal(variables, halves, strict=True)
     assert "exists already" in run_script(*command, is_ok=False).stderr
+    with pytest.raises(ValueError, match="--per_axis is of masks of pixels"):
+        with_masks(record, {"per_axis": 6})
 
 
 def test_runs_are_joined_to_an_ensemble(run_script, smoke_run, tmp_path):
@@ -210,7 +213,8 @@ def test_the_classifier_of_whole_images_is_the_one_of_its_card():
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 9_000_000
     masked = ds.load_masked(folder)
-    assert masked.masks == ds.covering_masks(ds.Patch(5, 5), (32, 32), per_axis=6)
+    assert masked.masks == ds.covering_masks(ds.Patch(5, 5), (32, 32), per_axis=7)
+    assert masked.confidence == 0.5
     stored = np.load(STORED / "cifar10_columns3.npz")
     found = masked.predict(stored["images"])
     assert (found == stored["labels"]).mean() >= 0.8
