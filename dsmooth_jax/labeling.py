@@ -231,15 +231,12 @@ class _Label:
         scores = softmax(logits)
         best, next_best = jax.lax.top_k(scores, 2)[0].T
         classes = scores.argmax(axis=1).astype(jnp.int32)
+        # One mask alone is always believed, as far as it is firm.
+        least = jnp.where(first == second, 0.0, self.confidence)
         is_firm = best - next_best > 2 * self.tolerance
-        if self.confidence:
-            is_pair = first != second
-            is_firm &= ~is_pair | (best > self.confidence + self.tolerance)
-            is_unsure = is_pair & (best < self.confidence)
-        else:
-            is_unsure = jnp.zeros_like(is_firm)
+        is_firm &= best > least + self.tolerance
         classes = jnp.where(is_firm, classes, in_doubt(classes))
-        classes = jnp.where(is_unsure, UNSURE, classes)
+        classes = jnp.where(best < least, UNSURE, classes)
         is_nan = jnp.isnan(scores).any(axis=1)
         return jnp.where(is_nan, NOT_COMPUTED, classes)
 
