@@ -1,5 +1,9 @@
 """What every test runs under: shapes checked, JAX strict, examples fixed."""
 
+import fcntl
+import os
+import shutil
+
 import jax
 import pytest
 from hypothesis import settings
@@ -42,6 +46,14 @@ def run_script():
 @pytest.fixture(scope="session")
 def smoke_run(run_script, tmp_path_factory):
     """A workdir that train.py made in seconds, from real images."""
+    base = tmp_path_factory.getbasetemp()
+    # Workers share one run: who comes second waits, and finds it finished.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    trained = shared / "smoke_run"
+    config = "--config=configs/mnist5k_smoke.py"
+    with open(shared / "smoke_run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_script("train.py", config, f"--workdir={trained}")
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
-    run_script("train.py", "--config=configs/mnist5k_smoke.py", f"--workdir={workdir}")
+    shutil.copytree(trained, workdir)
     return workdir
