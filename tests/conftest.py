@@ -1,6 +1,7 @@
 """What every test runs under: shapes checked, JAX strict, examples fixed."""
 
 import fcntl
+import gc
 import os
 import shutil
 
@@ -18,6 +19,10 @@ install_import_hook("dsmooth_jax", "typechecker.check")
 # No rank is promoted and no dtype converted unless the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# What tracing makes lives on: looking for cycles in it as often as usual takes a
+# twentieth of the time of all tests.
+gc.set_threshold(200_000, 20, 100)
 
 settings.register_profile("dsmooth_jax", deadline=None, derandomize=True)
 settings.load_profile("dsmooth_jax")

@@ -1,6 +1,7 @@
 """Processes of their own, for tests: forked where all imports are done already."""
 
 import functools
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -89,6 +90,8 @@ def fork(*arguments, **jax_settings):
 def _run(arguments, folder, jax_settings):
     import jax
 
+    gc.freeze()  # as the tests themselves: see conftest.py
+    gc.set_threshold(200_000, 20, 100)
     os.chdir(ROOT)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
