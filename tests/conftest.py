@@ -1,7 +1,6 @@
 """What every test runs under: shapes checked, JAX strict, examples fixed."""
 
 import fcntl
-import gc
 import os
 import shutil
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
-from processes import fork
+from processes import collect_rarely, fork
 
 # Before the first import of the package: every annotated function and record then
 # checks its shapes and types when called.
@@ -20,9 +19,7 @@ install_import_hook("dsmooth_jax", "typechecker.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# What tracing makes lives on: looking for cycles in it as often as usual takes a
-# twentieth of the time of all tests.
-gc.set_threshold(200_000, 20, 100)
+collect_rarely()
 
 settings.register_profile("dsmooth_jax", deadline=None, derandomize=True)
 settings.load_profile("dsmooth_jax")

@@ -33,6 +33,13 @@ PRELOADED = [
 ]
 
 
+def collect_rarely():
+    """What tracing makes lives on: to look for cycles in it as often as usual takes a
+    twentieth of the time of all tests."""
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+
+
 @functools.cache
 def _context():
     context = multiprocessing.get_context("forkserver")
@@ -90,8 +97,7 @@ def fork(*arguments, **jax_settings):
 def _run(arguments, folder, jax_settings):
     import jax
 
-    gc.freeze()  # as the tests themselves: see conftest.py
-    gc.set_threshold(200_000, 20, 100)
+    collect_rarely()
     os.chdir(ROOT)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
