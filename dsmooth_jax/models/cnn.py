@@ -79,9 +79,18 @@ class _Stage(nnx.Module):
         self.norm2 = _norm(channels, rngs)
 
     def __call__(self, x: Float[Array, "M h w c"]) -> Float[Array, "M h2 w2 c2"]:
-        x = nnx.max_pool(self.conv1(x), (2, 2), strides=(2, 2))
-        x = jax.nn.gelu(self.norm1(x))
+        x = jax.nn.gelu(self.norm1(largest_of_four(self.conv1(x))))
         return jax.nn.gelu(self.norm2(self.conv2(x)))
+
+
+def largest_of_four(x: Float[Array, "M h w c"]) -> Float[Array, "M h2 w2 c"]:
+    """The maximum of each 2x2 pixels; an odd row or column at the end is left out.
+
+    On CPUs the gradient of `nnx.max_pool` takes a fifth of a training step.
+    """
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def _conv(in_channels: int, channels: int, rngs: nnx.Rngs) -> nnx.Conv:
