@@ -6,7 +6,7 @@ Each RUN is a workdir, or WORKDIR:SHARE+WORKDIR:SHARE..., the mean of the weight
 stage and of those that went on from it; shares add up to 1.
 Several are an ensemble: the mean of what they say. With --shift, and never mirrored, is
 how windows are read, whatever the runs did; 0: once, as they are. What decides, and its
-settings, `scripts.ship` chooses.
+settings, `scripts.ship` chooses; masks of pixels are those of the last RUN.
 """
 
 import argparse
@@ -17,11 +17,10 @@ import jax
 import numpy as np
 
 from dsmooth_jax.models.ensemble import joined
-from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.training.config import canonical
 from scripts import run_folder
 
-ALIKE = ("ablation", "image_shape", "num_classes", "data")  # in all members
+ALIKE = ("defence", "ablation", "image_shape", "num_classes", "data")  # in all members
 
 
 def main():
@@ -43,7 +42,7 @@ def join(runs, out, *, shift=None):
     variables, records = zip(*members, strict=True)
     record, models = dict(records[-1]), [dict(r["model"]) for r in records]
     for key in ALIKE:
-        found = [canonical(r["config"]).get(key, r[key]) for r in records]
+        found = [(r | canonical(r["config"]))[key] for r in records]
         if any(other != found[-1] for other in found):
             raise SystemExit(f"the runs differ in {key!r}: {found}")
     if shift is not None:
@@ -68,7 +67,7 @@ def member(text):
     runs, shares = zip(*parts(text), strict=True)
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise SystemExit(f"{text}: shares must add up to 1, not {sum(shares):g}")
-    _, each, records = zip(*map(restore_base, runs), strict=True)
+    _, each, records = zip(*map(run_folder.restore, runs), strict=True)
 
     def mean(*leaves):
         total = sum(

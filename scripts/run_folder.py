@@ -1,8 +1,11 @@
 """The folder of a run that `join`, `calibrate` or `ship` makes of others."""
 
 import json
+import pathlib
 import shutil
 
+from dsmooth_jax.masked import restore_network
+from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.files import write_whole
 from dsmooth_jax.storage.workdir import BEST, CONFIG
@@ -12,6 +15,12 @@ def check_new(out):
     """Raises where something is there already."""
     if out.exists():
         raise ValueError(f"--out={out} exists already; give another or remove it")
+
+
+def restore(workdir):
+    """(classifier, variables, record) of a run, of ablations or of masks of pixels."""
+    record = checkpoint.read_metadata(pathlib.Path(workdir) / BEST)
+    return restore_network(workdir) if "masks" in record else restore_base(workdir)
 
 
 def write(out, variables, record, *, like):

@@ -24,8 +24,6 @@ from dsmooth_jax import data
 from dsmooth_jax.ablation import ablation_from_json
 from dsmooth_jax.checks import user_path
 from dsmooth_jax.commands import cli
-from dsmooth_jax.masked import restore_network
-from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
 from dsmooth_jax.storage.workdir import BEST
 from dsmooth_jax.training import masked, run
@@ -47,14 +45,12 @@ def main(_):
 
 
 def ship(workdir, out, data_dir, to, given):
-    is_masked = "masks" in checkpoint.read_metadata(workdir / BEST)
-    restore = restore_network if is_masked else restore_base
-    classifier, variables, record = restore(workdir)
+    classifier, variables, record = run_folder.restore(workdir)
     if given:
         record = with_masks(record, given)
     rounded = jax.tree.map(functools.partial(rounded_leaf, to=to), variables)
     both = (variables, rounded)
-    choose = choose_masked if is_masked else choose_smoothed
+    choose = choose_masked if "masks" in record else choose_smoothed
     choice = choose(classifier, both, record, data_dir)
     step = record["step"]
     metadata = {**record, **choice.to_json(), "step": step, "rounded_to": to}

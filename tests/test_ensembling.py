@@ -7,6 +7,7 @@ import pytest
 
 import dsmooth_jax as ds
 from dsmooth_jax import models
+from dsmooth_jax.hiding import HidingConfig
 from dsmooth_jax.models.ensemble import joined, of_member
 from dsmooth_jax.scoring import some_scores
 
@@ -103,7 +104,41 @@ def test_variables_are_drawn_while_tracing_and_training_is_refused(parts):
     _, whole, variables = parts
     drawn = jax.eval_shape(whole.init, jax.random.key(0))
     assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, variables)
-    with pytest.raises(ValueError, match=r"'ensemble' is not trained.*scripts\.ship"):
+    with pytest.raises(ValueError, match=r"'ensemble' is not trained.*scripts\.join"):
         whole.train_logits(variables, np.zeros((1, *SHAPE)), jax.random.key(0))
     with pytest.raises(ValueError, match=r"model\.members=\[\]"):
         models.build({"name": "ensemble"}, **TASK)
+
+
+def test_a_network_of_whole_images_is_the_mean_of_its_members():
+    """For masks of pixels: against NumPy, in float32 and as training sees it."""
+    members = [{"name": "cnn", "width": 2}, {"name": "small_cnn"}]
+    task = {"image_shape": (12, 13, 1), "num_classes": 3}
+    nets = [models.build_image_classifier(m, HidingConfig(), **task) for m in members]
+    each = [net.init(jax.random.key(i)) for i, net in enumerate(nets)]
+    whole = models.build_image_classifier(
+        {"name": "ensemble", "members": members}, HidingConfig(), **task
+    )
+    inputs = jnp.asarray(
+        np.random.default_rng(1).random((5, 12, 13, 2)), dtype=jnp.float32
+    )
+    logits = [
+        np.asarray(net.logits_fn(v)(inputs), np.float64)
+        for net, v in zip(nets, each, strict=True)
+    ]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-2
+    scores = [np.exp(one) / np.exp(one).sum(1, keepdims=True) for one in logits]
+    expected = np.log(scores[0]) / 2 + np.log(scores[1]) / 2
+    found = whole.logits_fn(joined(each))(inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    drawn = jax.eval_shape(whole.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, joined(each))
+    images, labels = jnp.zeros((2, 12, 13, 1)), jnp.zeros(2, int)
+    with pytest.raises(ValueError, match=r"'ensemble' is not trained.*scripts\.join"):
+        whole.train_logits(joined(each), images, labels, jax.random.key(0))
+    for bad, message in (
+        ({"name": "ensemble"}, r"model\.members=\[\]"),
+        ({"name": "ensemble", "members": MEMBERS}, "'bandnet' is of ablations"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.build_image_classifier(bad, HidingConfig(), **task)

@@ -13,6 +13,7 @@ import dsmooth_jax as ds
 from dsmooth_jax import data
 from dsmooth_jax.double_masking import UNSURE
 from dsmooth_jax.masked import restore_network
+from dsmooth_jax.masking import encode
 from dsmooth_jax.storage.checkpoint import CheckpointError, fingerprint, read_metadata
 from dsmooth_jax.storage.timing import seconds_per_image
 from dsmooth_jax.storage.workdir import BEST
@@ -170,3 +171,31 @@ def test_a_run_is_shipped_as_float16_values(run, run_script, tmp_path):
         lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), trained
     )
     chex.assert_trees_all_equal(variables, halves, strict=True)
+
+
+def test_runs_are_joined_to_an_ensemble(run, run_script, tmp_path):
+    # Protects scripts/join.py for masks of pixels: a run twice says what it said.
+    workdir, _ = run
+    out = tmp_path / "x"
+    run_script("-m", "scripts.join", str(workdir), str(workdir), f"--out={out}")
+    network, variables, record = restore_network(out)
+    assert record["model"] == {
+        "name": "ensemble",
+        "members": 2 * [restore_network(workdir)[2]["model"]],
+    }
+    images = np.random.default_rng(0).random((3, 28, 28, 1), np.float32)
+    whole, one = ds.load_masked(out), ds.load_masked(workdir)
+    assert (whole.masks, whole.confidence) == (one.masks, one.confidence)
+    inputs = encode(jnp.asarray(images))
+    np.testing.assert_allclose(
+        jax.nn.softmax(network.logits_fn(variables)(inputs)),
+        jax.nn.softmax(one.logits_fn(inputs)),
+        atol=1e-6,
+    )
+
+
+def test_runs_of_both_kinds_are_not_joined(run, smoke_run, run_script, tmp_path):
+    # Protects users from a mean of networks that are asked different things.
+    command = ("-m", "scripts.join", str(run[0]), str(smoke_run))
+    done = run_script(*command, f"--out={tmp_path / 'x'}", is_ok=False)
+    assert "the runs differ in 'defence'" in done.stderr

@@ -25,7 +25,7 @@ from dsmooth_jax.models.base import (
 )
 from dsmooth_jax.models.cnn import cnn
 from dsmooth_jax.models.efficientnet_lite import efficientnet_lite0
-from dsmooth_jax.models.ensemble import ensemble
+from dsmooth_jax.models.ensemble import ensemble, ensemble_of_networks
 from dsmooth_jax.models.resnet import resnet
 from dsmooth_jax.models.small_cnn import small_cnn
 from dsmooth_jax.models.vit import SIZES, ViTConfig, vit
@@ -43,6 +43,7 @@ __all__ = [
     "cnn",
     "efficientnet_lite0",
     "ensemble",
+    "ensemble_of_networks",
     "image_classifier",
     "load_weights",
     "masked_classifier",
@@ -129,21 +130,27 @@ def build_image_classifier(
     """The classifier of whole images, with parts hidden, that `spec` describes.
 
     Args:
-      spec: as of `build`, of any network but "bandnet" and "ensemble".
+      spec: as of `build`, of any network but "bandnet"; an "ensemble" of such.
       hiding: what is hidden in training.
       image_shape: (H, W, C) of the images, in pixels and color channels.
       num_classes: K.
 
     Raises:
-      ValueError: as `build`; "bandnet" or "ensemble", which see no whole image.
+      ValueError: as `build`; "bandnet", which sees no whole image.
     """
-    if (name := spec.get("name")) in ("bandnet", "ensemble"):
-        raise ValueError(
-            f"model.name={name!r} is of ablations; masks of pixels need a network of "
-            "whole images, for example 'cnn'"
-        )
-    net = _build_network(spec, None, image_shape, num_classes)
-    return image_classifier(net, hiding)
+
+    def whole(spec: Mapping[str, Any]) -> Network:
+        if spec.get("name") == "ensemble":
+            members = _settings(spec).get("members") or ()
+            return ensemble_of_networks([whole(member) for member in members])
+        if spec.get("name") == "bandnet":
+            raise ValueError(
+                "model.name='bandnet' is of ablations; masks of pixels need a network "
+                "of whole images, for example 'cnn'"
+            )
+        return _build_network(spec, None, image_shape, num_classes)
+
+    return image_classifier(whole(spec), hiding)
 
 
 def _build_network(

@@ -1,6 +1,6 @@
-"""Several networks, trained one by one, that score as one base classifier."""
+"""Several networks, trained one by one, that answer as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dsmooth_jax import ensembling, scoring
-from dsmooth_jax.models.base import BaseClassifier, Variables
+from dsmooth_jax.models.base import BaseClassifier, Logits, Network, Variables
 
 
 def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
@@ -27,19 +27,6 @@ def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
     Guarantee:
       As of `mean_scores`.
     """
-    if not members:
-        raise ValueError("model.members=[] must name at least one network")
-
-    def init(key: Key[Array, ""]) -> Variables:
-        keys = jax.random.split(key, len(members))
-        each = [member.init(k) for member, k in zip(members, keys, strict=True)]
-        return joined(each)
-
-    def untrained(*_: Any) -> NoReturn:
-        raise ValueError(
-            "model.name='ensemble' is not trained; train its members one by one, and "
-            "put them together with `python -m scripts.ship`"
-        )
 
     def scores_fn(variables: Variables) -> scoring.ScoresFn:
         return ensembling.mean_scores(
@@ -52,13 +39,67 @@ def ensemble(members: Sequence[BaseClassifier]) -> BaseClassifier:
     def drawn_logits(
         variables: Variables, images: Float[Array, "B H W C"], key: Key[Array, ""]
     ) -> Float[Array, "B n K"]:
-        each = [
+        return _mean(
             member.drawn_logits(of_member(variables, index), images, key)
             for index, member in enumerate(members)
-        ]
-        return jnp.stack([jax.nn.log_softmax(logits) for logits in each]).mean(0)
+        )
 
-    return BaseClassifier(init, untrained, drawn_logits, untrained, scores_fn)
+    init = _init(members)
+    return BaseClassifier(init, _untrained, drawn_logits, _untrained, scores_fn)
+
+
+def ensemble_of_networks(members: Sequence[Network]) -> Network:
+    """The network whose softmax is the geometric mean of its members'.
+
+    Args:
+      members: networks of the same inputs and classes.
+
+    Returns:
+      A network, its variables as of `ensemble`; its logits are the mean of the
+      logarithms of the members' softmax. It is not trained, either.
+
+    Raises:
+      ValueError: as `ensemble`.
+    """
+
+    def logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
+        return _mean(
+            member.logits(of_member(variables, index), inputs)
+            for index, member in enumerate(members)
+        )
+
+    def quick_logits(variables: Variables, inputs: Float[Array, "M ..."]) -> Logits:
+        return _mean(
+            member.quick_logits(of_member(variables, index), inputs)
+            for index, member in enumerate(members)
+        )
+
+    return Network(_init(members), logits, _untrained, quick_logits)
+
+
+def _mean(logits: Iterable[Float[Array, "*B K"]]) -> Float[Array, "*B K"]:
+    return jnp.stack([jax.nn.log_softmax(one) for one in logits]).mean(0)
+
+
+def _init(
+    members: Sequence[BaseClassifier] | Sequence[Network],
+) -> Callable[[Array], Variables]:
+    if not members:
+        raise ValueError("model.members=[] must name at least one network")
+
+    def init(key: Key[Array, ""]) -> Variables:
+        keys = jax.random.split(key, len(members))
+        each = [member.init(k) for member, k in zip(members, keys, strict=True)]
+        return joined(each)
+
+    return init
+
+
+def _untrained(*_: Any) -> NoReturn:
+    raise ValueError(
+        "model.name='ensemble' is not trained; train its members one by one, and put "
+        "them together with `python -m scripts.join`"
+    )
 
 
 def joined(each: Sequence[Variables]) -> Variables:
