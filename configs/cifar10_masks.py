@@ -2,8 +2,9 @@
 
 python train.py --config=configs/cifar10_masks.py --workdir=runs/cifar10_masks
 
-The recipe of a prototype of 700 steps, three times as long, and with the worst of two
-masks. Not run to its end yet.
+The recipe of a prototype of 700 steps, three times as long, with the worst of two masks
+and an optimizer that gave 4 points of clean accuracy in a short run
+(docs/experiments.md). Not run to its end yet.
 """
 
 from dsmooth_jax.training.config import template
@@ -21,9 +22,9 @@ def get_config():
     config.train.epochs = 21
     config.train.batch_size = 500
     config.train.optimizer.name = "muon"
-    config.train.optimizer.learning_rate = 0.05
-    config.train.optimizer.weight_decay = 0.01
-    config.train.optimizer.momentum = 0.95
+    config.train.optimizer.learning_rate = 0.24
+    config.train.optimizer.weight_decay = 0.12
+    config.train.optimizer.momentum = 0.6
     config.train.optimizer.newton_schulz_steps = 3
     config.train.optimizer.schedule = "linear"
     config.train.optimizer.warmup_epochs = 1.0

@@ -16,7 +16,9 @@ def get_config():
     config.model.width = 96
     config.train.epochs = 150.0
     config.train.precision = "bfloat16"
+    config.train.optimizer.learning_rate = 0.05
     config.train.optimizer.weight_decay = 0.03
+    config.train.optimizer.momentum = 0.95
     config.train.ema_decay = 0.999
     config.train.augment.shift = 4
     config.validation.every_epochs = config.train.epochs
