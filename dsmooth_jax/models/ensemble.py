@@ -82,7 +82,7 @@ def _mean(logits: Iterable[Float[Array, "*B K"]]) -> Float[Array, "*B K"]:
 
 
 def _init(
-    members: Sequence[BaseClassifier] | Sequence[Network],
+    members: Sequence[BaseClassifier | Network],
 ) -> Callable[[Array], Variables]:
     if not members:
         raise ValueError("model.members=[] must name at least one network")
