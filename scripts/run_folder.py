@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+from dsmooth_jax.commands.label_certification import is_masked_run
 from dsmooth_jax.masked import restore_network
 from dsmooth_jax.smoothed import restore_base
 from dsmooth_jax.storage import checkpoint
@@ -19,8 +20,8 @@ def check_new(out):
 
 def restore(workdir):
     """(classifier, variables, record) of a run, of ablations or of masks of pixels."""
-    record = checkpoint.read_metadata(pathlib.Path(workdir) / BEST)
-    return restore_network(workdir) if "masks" in record else restore_base(workdir)
+    is_masked = is_masked_run(pathlib.Path(workdir))
+    return restore_network(workdir) if is_masked else restore_base(workdir)
 
 
 def write(out, variables, record, *, like):
